@@ -1,0 +1,301 @@
+"""The `kinochrome` command. A verb parses, calls, prints; what it needs is imported when it runs."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated
+
+import typer
+from kinochrome_proto.errors import BadFilm, BadSettings, KinochromeError
+
+app = typer.Typer(
+    name="kinochrome",
+    help="Colorizes black-and-white film. Start with: kinochrome colorize FILM",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+CONTAINER_OF = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "mkv"}
+
+
+def main() -> None:
+    """Entry point: one line and exit code 1 for errors that a person can mend, 130 for Ctrl-C."""
+    try:
+        app()
+    except KinochromeError as error:
+        print(f"kinochrome: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("kinochrome: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _sibling(module: str, extra: str) -> ModuleType:
+    """Import another of Kinochrome's packages, which may not be installed."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise KinochromeError(
+            f"this needs {error.name}, which is not installed: pip install 'kinochrome[{extra}]'"
+        ) from None
+
+
+@contextmanager
+def _local_errors() -> Iterator[None]:
+    """Disk errors while writing, in one line."""
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise KinochromeError(f"{error.strerror or error}{where}; nothing was left behind") from None
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(version("kinochrome"))
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    show_version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def colorize(
+    film: Annotated[Path, typer.Argument(help="The black-and-white film: MP4, MKV, MOV, AVI, TS, WebM, ...")],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="The coloured film; .mp4, .mov or .mkv. Default: FILM.color.mp4, or .mkv for Matroska."),
+    ] = None,
+    codec: Annotated[str, typer.Option(help="Video codec: h264, h265, or ffv1 (lossless).")] = "h264",
+    model: Annotated[str, typer.Option(help="A colorizer by name (see `kinochrome models`) or an .onnx file.")] = "default",
+    server: Annotated[str, typer.Option(metavar="HOST:PORT", help="Colour on this server instead of in this process.")] = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
+    lenient: Annotated[bool, typer.Option("--lenient", help="Of a damaged film, colour what can be read.")] = False,
+) -> None:
+    """Colour a film. Luma, timing, sound and subtitles stay the film's own; only colour is added.
+
+    Examples:
+
+      kinochrome colorize old.mp4
+
+      kinochrome colorize old.mkv -o coloured.mkv --codec ffv1
+    """
+    from kinochrome_proto.kinochrome.v1 import colorizer_pb2 as wire
+
+    from .output import NewFile
+    from .progress import Display
+
+    if not film.exists():
+        raise BadFilm(f"{film} does not exist")
+    if not film.is_file():
+        raise BadFilm(f"{film} is not a file")
+    out = out or film.with_name(f"{film.stem}.color.{'mkv' if film.suffix.lower() in ('.mkv', '.webm') else 'mp4'}")
+    if out.suffix.lower() not in CONTAINER_OF:
+        raise BadSettings(f"{out}: the output's ending chooses its container; use {', '.join(CONTAINER_OF)}")
+    if out.exists() and out.samefile(film):
+        raise BadSettings(f"{out} is the film itself: choose another -o")
+    settings = wire.Settings(
+        colorizer=model, codec=codec, container=CONTAINER_OF[out.suffix.lower()], lenient=lenient
+    )
+    with _local_errors(), NewFile(out, overwrite=overwrite) as new:
+        with Display(film.name, "frames", "fps") as display:
+            if server:
+                from . import remote
+
+                frames = remote.colorize(
+                    server, film, new.file, settings, on_progress=display.update, on_warning=display.warn
+                )
+            else:
+                frames = _colorize_here(film, new.file, settings, display)
+        new.commit()
+    print(f"{out}: {frames} frames, {display.rate:.1f} fps")
+
+
+def _colorize_here(film: Path, sink: object, settings: object, display: object) -> int:
+    pipeline = _sibling("kinochrome_server.pipeline", "server")
+    source = _sibling("kinochrome_server.film", "server").FileSource(film)
+
+    class Watcher(pipeline.Watcher):  # type: ignore[name-defined, misc]
+        def on_progress(self, frames: int, expected: int) -> None:
+            display.update(frames, expected)  # type: ignore[attr-defined]
+
+        def on_warning(self, text: str) -> None:
+            display.warn(text)  # type: ignore[attr-defined]
+
+    report = pipeline.colorize(source, sink, pipeline.Settings.from_wire(settings), Watcher())
+    return int(report.frames)
+
+
+@app.command()
+def serve(
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Loopback address to serve on; port 0 takes a free one.")] = "127.0.0.1:50551",
+    spool: Annotated[
+        Path | None, typer.Option(help="Folder for films on their way. Default: a private one, removed at the end.")
+    ] = None,
+) -> None:
+    """Serve films over gRPC. Stop it with Ctrl-C: running films get a few seconds to end."""
+    import asyncio
+    import logging
+
+    service = _sibling("kinochrome_server.service", "server")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    host = listen.rpartition(":")[0]
+    asyncio.run(
+        service.serve(listen, spool, on_ready=lambda port: print(f"ready on {host}:{port}", file=sys.stderr, flush=True))
+    )
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe by name (default, pix2pix) or a .toml file.")],
+    out: Annotated[Path, typer.Option(help="The run's folder: log, samples, checkpoints.")],
+    color: Annotated[list[Path], typer.Option(help="Folder or zip archive of colour stills; may be given again.")],
+    gray: Annotated[
+        list[Path] | None, typer.Option(help="Folder or zip of real black-and-white stills, shown in the samples.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps to train, instead of the recipe's.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a setting, such as loss.l1=50.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Carry the run on from its newest checkpoint.")] = False,
+) -> None:
+    """Train a generator on colour stills. Ctrl-C saves; the same command with --resume carries on exactly there.
+
+    Example: kinochrome train default --color stills.zip --out runs/first
+    """
+    from .progress import Display
+
+    loop = _sibling("kinochrome_trainer.loop", "trainer")
+    recipes = _sibling("kinochrome_trainer.recipe", "trainer")
+    with _training_errors(), Display(f"training {recipe}", "steps", "steps/s") as display:
+
+        def show(progress: object) -> None:
+            terms = " ".join(f"{name} {value:.4f}" for name, value in progress.losses.items())  # type: ignore[attr-defined]
+            note = f"{progress.pictures_per_second:.1f} pictures/s {terms}"  # type: ignore[attr-defined]
+            display.update(progress.step, progress.steps, note)  # type: ignore[attr-defined]
+
+        overrides = [*(set_ or []), *([f"steps={steps}"] if steps else [])]
+        try:
+            done = loop.train(
+                recipes.load(recipe, overrides), out, colour=color, gray=gray or [], resume=resume, on_progress=show
+            )
+        except KeyboardInterrupt:
+            print(f"kinochrome: saved in {out}; the same command with --resume carries on", file=sys.stderr)
+            raise
+    print(f"{out}: {done} steps; next: kinochrome evaluate {out} --data STILLS, kinochrome export {out} -o MODEL.onnx")
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A training run's folder.")],
+    data: Annotated[list[Path], typer.Option(help="Folder or zip of held-out colour stills; may be given again.")],
+    size: Annotated[int | None, typer.Option(help="Lines to paint at; default: the size of training.")] = None,
+) -> None:
+    """Measure a run's generator on held-out stills and keep the figures in the run, for `export` to pass on."""
+    import dataclasses
+    import json
+
+    from .progress import Display
+
+    checkpoint = _sibling("kinochrome_trainer.checkpoint", "trainer")
+    metrics = _sibling("kinochrome_trainer.metrics", "trainer")
+    stills = _sibling("kinochrome_trainer.stills", "trainer")
+    with _training_errors():
+        system, recipe, _ = checkpoint.restore(checkpoint.latest(run))
+        held_out = stills.Stills(data)
+        with Display("evaluating", "stills", "stills/s") as display:
+            evaluation = metrics.evaluate(
+                system.average, held_out, size or recipe.data.size, lambda done: display.update(done, len(held_out))
+            )
+    table = dataclasses.asdict(evaluation)
+    (run / "evaluation.json").write_text(json.dumps(table, indent=2) + "\n")
+    print(json.dumps(table, indent=2))
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A training run's folder.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The colorizer file to write, ending in .onnx.")],
+    size: Annotated[int | None, typer.Option(help="Lines to paint films at; default: those of the evaluation.")] = None,
+    licence: Annotated[str, typer.Option(help="SPDX identifier of the weights' licence.")] = "Apache-2.0",
+) -> None:
+    """Turn a trained generator into one ONNX file that `colorize --model` takes, proven against PyTorch."""
+    if out.suffix != ".onnx":
+        raise BadSettings(f"{out}: a colorizer file's name ends in .onnx")
+    to_onnx = _sibling("kinochrome_export.to_onnx", "export")
+    parity = _sibling("kinochrome_export.parity", "export")
+    with _training_errors():
+        try:
+            manifest = to_onnx.export(run, out, working_size=size, licence=licence)
+        except parity.ParityError as error:
+            raise KinochromeError(str(error)) from None
+    print(f"{out}: {manifest.parity['largest']:.2g} code values at most from PyTorch, painting at {manifest.working_size} lines")
+
+
+@contextmanager
+def _training_errors() -> Iterator[None]:
+    errors = _sibling("kinochrome_trainer.errors", "trainer")
+    try:
+        yield
+    except errors.TrainingError as error:
+        raise KinochromeError(str(error)) from None
+
+
+@app.command()
+def models(
+    server: Annotated[str, typer.Option(metavar="HOST:PORT", help="List a server's colorizers instead.")] = "",
+) -> None:
+    """List the colorizers that --model may name."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None)
+    if server:
+        from . import remote
+
+        for column in ("name", "sha256"):
+            table.add_column(column)
+        for info in remote.server_info(server).colorizers:
+            table.add_row(info.name, info.sha256[:12])
+    else:
+        colorizers = _sibling("kinochrome_server.colorizers", "server")
+        for column in ("name", "family", "lines", "MB", "PSNR over gray", "colourfulness", "licence", "sha256"):
+            table.add_column(column)
+        for name in colorizers.shipped():
+            colorizer = colorizers.load(name)
+            manifest, figures = colorizer.manifest, colorizer.manifest.evaluation
+            gain = f"{figures['ours']['psnr'] - figures['gray']['psnr']:+.2f} dB" if figures else "not measured"
+            vivid = f"{figures['ours']['colourfulness'] / figures['truth_colourfulness']:.0%} of truth" if figures else ""
+            table.add_row(
+                name,
+                manifest.family,
+                str(manifest.working_size),
+                f"{len(colorizer.content) / 1e6:.1f}",
+                gain,
+                vivid,
+                manifest.licence,
+                colorizer.sha256[:12],
+            )
+    Console().print(table)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can do, and what stands in the way. Exit code 1 when films cannot be coloured here."""
+    from . import doctor as examination
+
+    findings = examination.examine()
+    for finding in findings:
+        print(finding.line())
+    if any(finding.state == "fault" for finding in findings):
+        raise typer.Exit(1)

@@ -1,0 +1,78 @@
+"""Generator → colorizer file."""
+
+import dataclasses
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import onnx
+import torch
+from kinochrome_proto.manifest import CHROMA, LUMA, Manifest
+from kinochrome_trainer import checkpoint, colour, recipe
+
+from . import parity
+from .graph import LumaToChroma
+
+OPSET = 20
+LICENCE = "Apache-2.0"  # of the weights of this project's own training; --licence states another
+
+
+def export(run: Path, target: Path, *, working_size: int | None = None, licence: str = LICENCE) -> Manifest:
+    """Write the newest checkpoint's averaged generator of `run` as a colorizer file; return its manifest.
+
+    Args:
+        run: a training run's folder.
+        target: the .onnx file to write; replaced only by a file that passed the parity check.
+        working_size: lines at which films are to be painted; by default those of the run's evaluation, or
+            else the size it was trained at.
+        licence: SPDX identifier of the weights' licence.
+
+    Raises BadRun (no usable checkpoint), ParityError (the file does not compute what the network does).
+    """
+    system, trained, step = checkpoint.restore(checkpoint.latest(run))
+    evaluation_file = run / "evaluation.json"
+    evaluation = json.loads(evaluation_file.read_text()) if evaluation_file.exists() else {}
+    data = json.loads((run / "recipe.json").read_text())["data"]
+    generator = system.average
+    manifest = Manifest(
+        family=trained.system,
+        working_size=working_size or evaluation.get("working_size", trained.data.size),
+        size_multiple=generator.size_multiple,
+        chroma_stride=generator.chroma_stride,
+        chroma_encoding=colour.CHROMA_ENCODING,
+        licence=licence,
+        recipe={**recipe.to_table(trained), "trained_steps": step, "trained_on": data},
+        evaluation=evaluation,
+    )
+    graph = LumaToChroma(generator).eval()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        file = Path(folder) / target.name
+        _write(graph, file, generator.size_multiple)
+        measured = parity.measure(graph, file, generator.size_multiple)
+        manifest = dataclasses.replace(manifest, parity=dataclasses.asdict(measured))
+        model = onnx.load(file)
+        onnx.helper.set_model_props(model, manifest.to_metadata())
+        onnx.checker.check_model(model, full_check=True)
+        onnx.save(model, file)
+        os.replace(file, target)
+    return manifest
+
+
+def _write(graph: LumaToChroma, file: Path, multiple: int) -> None:
+    example = torch.zeros(2, 1, 4 * multiple, 6 * multiple, dtype=torch.uint8)
+    height, width = multiple * torch.export.Dim("rows", min=1, max=4096), multiple * torch.export.Dim("columns", min=1, max=4096)
+    program = torch.onnx.export(
+        graph,
+        (example,),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=[LUMA],
+        output_names=[CHROMA],
+        dynamic_shapes={"luma": {0: torch.export.Dim("batch", min=1, max=4096), 2: height, 3: width}},
+        external_data=False,
+        verbose=False,
+    )
+    assert program is not None
+    program.save(file, external_data=False)

@@ -1,0 +1,169 @@
+"""Writing the coloured film: chunks in order, the other streams copied as they are, both by time."""
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import BinaryIO, cast
+
+import av
+import av.error
+from av.bitstream import BitStreamFilterContext
+from av.container import OutputContainer
+from av.packet import Packet
+from av.stream import AttachmentStream, Stream
+from av.video.stream import VideoStream
+from kinochrome_proto.errors import BadFilm, BadSettings
+
+from .codecs import Container, Encoding
+from .film import Film, Segment
+from .worker import Chunk
+
+
+class Muxer:
+    """An output film being written to a file object that can seek."""
+
+    def __init__(
+        self, sink: BinaryIO, film: Film, container: Container, encoding: Encoding, warn: Callable[[str], None]
+    ) -> None:
+        """Lays out all streams. A stream that the container cannot hold is left out, and `warn` names it.
+
+        Raises BadSettings when the container cannot hold the coloured stream itself.
+        """
+        self.facts = film.facts
+        self.output = _open(sink, container, container.options_for(encoding.facts.time_base))
+        self.output.metadata.update(film.container.metadata)
+        self.copies: dict[int, Stream] = {}
+        self.filters: dict[int, BitStreamFilterContext] = {}
+        self.chapters = film.container.chapters()
+        for stream in film.container.streams:
+            if stream.index == film.video.index:
+                self.video = self._add_video(film.video, encoding, container)
+            elif (copy := self._add_copy(stream, container, warn)) is not None:
+                self.copies[stream.index] = copy
+        if self.chapters:
+            self.output.set_chapters(self.chapters)
+        self.frames = 0
+        self._recent: list[int] = []
+        self._last_pts: int | None = None
+
+    def _add_video(self, source: VideoStream, encoding: Encoding, container: Container) -> VideoStream:
+        try:
+            # Its own encoder is never fed: it lends its header, which is the same for every segment's encoder.
+            video = self.output.add_stream(
+                encoding.codec.encoder, encoding.facts.frame_rate, options=dict(encoding.codec.options)
+            )
+        except ValueError as error:
+            raise BadSettings(f"{container.format} cannot hold {encoding.codec.encoder}: {error}") from None
+        video = cast(VideoStream, video)
+        encoding.configure(video.codec_context)
+        video.time_base = encoding.facts.time_base
+        if encoding.facts.picture.rotation:
+            video.set_display_rotation(encoding.facts.picture.rotation)
+        _carry_tags(source, video)
+        return video
+
+    def _add_copy(self, stream: Stream, container: Container, warn: Callable[[str], None]) -> Stream | None:
+        context = stream.codec_context
+        what = f"{stream.type} stream {stream.index} ({context.name if context else stream.name})"
+        if stream.type == "data" and stream.name == "bin_data" and self.chapters:
+            return None  # the text track of MP4 chapters: the muxer makes a new one from the chapters
+        try:
+            # Some misfits show only when the header is written, too late for this one: so each is tried apart.
+            trial = _open(io.BytesIO(), container, container.options)
+            _copy_layout(stream, trial)
+            trial.start_encoding()
+        except (ValueError, av.error.FFmpegError):
+            warn(f"{what} is left out: {container.format} cannot hold it")
+            return None
+        copy = _copy_layout(stream, self.output)
+        _carry_tags(stream, copy)
+        if stream.type == "video":
+            warn(f"{what} is copied as it is: one video stream is coloured, the first")
+        if context is not None and context.name == "aac" and not context.extradata:
+            # MPEG-TS frames each AAC packet with an ADTS header; other containers hold it once, apart.
+            self.filters[stream.index] = BitStreamFilterContext("aac_adtstoasc", stream)
+        return copy
+
+    def write(self, segment: Segment, chunk: Chunk) -> None:
+        """Add a coloured segment and what lay between its frames. Segments must come in order.
+
+        Raises BadFilm when the film's timestamps go backwards.
+        """
+        packets = [*self._video_packets(chunk), *self._copied_packets(segment)]
+        packets.sort(key=_decoding_time)
+        for packet in packets:
+            self.output.mux_one(packet)
+
+    def finish(self) -> None:
+        """Write what the container wants at its end. Only after this is the film whole."""
+        self.output.close()
+
+    def abandon(self) -> None:
+        """Give up: nothing more is written than libav insists on."""
+        with contextlib.suppress(Exception):  # the sink may be what failed; the error that matters is on its way
+            self.output.close()
+
+    def _video_packets(self, chunk: Chunk) -> Iterator[Packet]:
+        if not chunk.packets:
+            return
+        shown = sorted(packet.pts for packet in chunk.packets)
+        if len(set(shown)) != len(shown) or (self._last_pts is not None and shown[0] <= self._last_pts):
+            raise BadFilm("timestamps of the film go backwards or repeat")
+        delay = self._reorder_delay(shown[0])
+        # Segments are encoded apart, each counting its decoding times from its own start. Counted anew over the
+        # whole film they rise steadily: the k-th packet is decoded when the (k - delay)-th frame is shown.
+        decoded = [*self._recent, *shown]
+        for packet, dts in zip(chunk.packets, decoded, strict=False):
+            out = Packet(packet.data)
+            out.stream, out.time_base = self.video, self.facts.time_base
+            out.pts, out.dts, out.duration, out.is_keyframe = packet.pts, dts, packet.duration, packet.is_keyframe
+            yield out
+        self._recent = decoded[len(shown) :] if delay else []
+        self._last_pts = shown[-1]
+        self.frames += len(shown)
+
+    def _reorder_delay(self, first_pts: int) -> int:
+        """Frames by which decoding runs ahead of showing; on the first call, decoding times before the first frame."""
+        delay = self.video.codec_context.reorder_depth if self.video.codec_context.is_open else self._open_and_ask()
+        if self._last_pts is None:
+            tick = max(1, round(1 / (self.facts.frame_rate * self.facts.time_base)))
+            self._recent = [first_pts - tick * (delay - i) for i in range(delay)]
+        return delay
+
+    def _open_and_ask(self) -> int:
+        self.output.start_encoding()  # opens the lending encoder
+        return self.video.codec_context.reorder_depth
+
+    def _copied_packets(self, segment: Segment) -> Iterator[Packet]:
+        for packet in segment.copied:
+            if (copy := self.copies.get(packet.stream_index)) is None or copy.type == "attachment":
+                continue
+            bitstream_filter = self.filters.get(packet.stream_index)
+            time_base = packet.time_base  # read before filtering, which takes the packet over
+            for out in bitstream_filter.filter(packet) if bitstream_filter else [packet]:
+                out.stream, out.time_base = copy, time_base
+                yield out
+
+
+def _open(sink: BinaryIO, container: Container, options: dict[str, str]) -> OutputContainer:
+    return av.open(sink, "w", format=container.format, container_options=options, buffer_size=1 << 20)
+
+
+def _copy_layout(stream: Stream, output: OutputContainer) -> Stream:
+    """A stream of the same layout in `output`. Raises ValueError when the container has no place for it."""
+    if isinstance(stream, AttachmentStream):
+        return output.add_attachment(
+            stream.name or "attachment", stream.mimetype or "application/octet-stream", stream.data
+        )
+    return output.add_stream_from_template(stream, opaque=True)
+
+
+def _decoding_time(packet: Packet) -> Fraction:
+    time = packet.dts if packet.dts is not None else packet.pts
+    return (time or 0) * packet.time_base if packet.time_base else Fraction(0)
+
+
+def _carry_tags(source: Stream, target: Stream) -> None:
+    target.metadata.update(source.metadata)
+    target.disposition = source.disposition

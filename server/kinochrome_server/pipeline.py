@@ -1,0 +1,214 @@
+"""Colouring a whole film: the library's one door.
+
+    with open("coloured.mp4", "wb") as sink:
+        report = colorize(FileSource(Path("film.mp4")), sink, Settings())
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from os import cpu_count
+from typing import BinaryIO
+
+from kinochrome_proto.errors import BadFilm, Cancelled
+from kinochrome_proto.kinochrome.v1 import colorizer_pb2 as wire
+
+from . import colorizers
+from .chroma import Geometry
+from .codecs import Encoding, choose_codec, choose_container
+from .engine import CpuEngine
+from .film import Film, Segment, Source
+from .muxer import Muxer
+from .worker import Chunk, Worker
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a film is to be coloured."""
+
+    colorizer: str = ""
+    """Name of a shipped colorizer or an .onnx file; "" is the default."""
+    codec: str = ""
+    """A key of `codecs.CODECS`; "" is the container's usual one."""
+    container: str = ""
+    """A key of `codecs.CONTAINERS`; "" is mp4."""
+    lenient: bool = False
+    """Colour what can be read of a damaged film instead of refusing it."""
+
+    @classmethod
+    def from_wire(cls, message: wire.Settings) -> "Settings":
+        return cls(message.colorizer, message.codec, message.container, message.lenient)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Proof of a film coloured."""
+
+    frames: int
+    """Frames decoded, coloured and written."""
+
+
+class Watcher:
+    """What a caller may override to follow a run. Called from several threads, one call at a time."""
+
+    def on_progress(self, frames: int, expected: int) -> None:
+        """Frames coloured so far, and how many the film says it has (0: it does not say)."""
+
+    def on_warning(self, text: str) -> None:
+        """Something the user should know."""
+
+
+def colorize(
+    source: Source,
+    sink: BinaryIO,
+    settings: Settings,
+    watcher: Watcher | None = None,
+    *,
+    cancelled: threading.Event | None = None,
+    server_only: bool = False,
+    workers: int | None = None,
+) -> Report:
+    """Colour a film from `source` into `sink`, a file object that can seek.
+
+    Args:
+        source: the film. It may still be growing: reads block until bytes are there.
+        sink: where the coloured film goes. On an exception what it holds is no film: throw it away.
+        settings: how.
+        watcher: told of progress and warnings.
+        cancelled: set it from another thread to stop; `Cancelled` is raised.
+        server_only: refuse colorizers named by file.
+        workers: segments coloured at a time; by default one per core.
+
+    Raises BadFilm, BadSettings, UnknownColorizer, BadColorizer, Cancelled, and OSError of the sink.
+    """
+    cancelled = cancelled or threading.Event()
+    watch = _Serial(watcher or Watcher())
+    container = choose_container(settings.container)
+    colorizer = colorizers.load(settings.colorizer, files=not server_only)
+    engine = CpuEngine(colorizer)
+    with Film(source) as film:
+        codec, pix_fmt = choose_codec(settings.codec, container, film.facts.picture)
+        encoding = Encoding(codec, pix_fmt, film.facts)
+        geometry = Geometry.of(film.facts.picture, colorizer.manifest, pix_fmt)
+        watch.expected = film.facts.frames_expected
+        pool = _Workers(
+            workers or cpu_count() or 1,
+            lambda: Worker(
+                source,
+                engine,
+                geometry,
+                encoding,
+                lenient=settings.lenient,
+                cancelled=cancelled,
+                on_frames=watch.on_frames,
+            ),
+        )
+        muxer = Muxer(sink, film, container, encoding, watch.on_warning)
+        try:
+            coloured = 0
+            with pool:
+                for segment, chunk in pool.run(film.segments(lenient=settings.lenient, warn=watch.on_warning), cancelled):
+                    for text in chunk.warnings:
+                        watch.on_warning(text)
+                    coloured += chunk.frames
+                    muxer.write(segment, chunk)
+            if not coloured:
+                raise BadFilm(f"{source.name}: not one frame of its video can be decoded")
+            if muxer.frames != coloured:
+                raise RuntimeError(f"{coloured} frames were coloured but {muxer.frames} written")
+            muxer.finish()
+        except BaseException:
+            cancelled.set()
+            muxer.abandon()
+            raise
+    return Report(coloured)
+
+
+class _Serial:
+    """Hands several threads' news to a watcher one call at a time."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher, self._lock = watcher, threading.Lock()
+        self._frames, self.expected = 0, 0
+
+    def on_frames(self, count: int) -> None:
+        with self._lock:
+            self._frames += count
+            self._watcher.on_progress(self._frames, self.expected)
+
+    def on_warning(self, text: str) -> None:
+        with self._lock:
+            self._watcher.on_warning(text)
+
+
+class _Workers:
+    """Colours segments on several threads (decoder, colorizer and encoder release the GIL) and keeps their order."""
+
+    def __init__(self, count: int, make: Callable[[], Worker]) -> None:
+        self._count, self._make = count, make
+        self._local = threading.local()
+        self._made: list[Worker] = []
+
+    def __enter__(self) -> "_Workers":
+        self._pool = ThreadPoolExecutor(self._count, "worker")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        for worker in self._made:
+            worker.close()
+
+    def run(self, segments: Iterator[Segment], cancelled: threading.Event) -> Iterator[tuple[Segment, Chunk]]:
+        """Segments with their chunks, in order. At most a few segments are held at a time, however long the film."""
+        ahead: queue.Queue[tuple[Segment, Future[Chunk]] | BaseException | None] = queue.Queue(self._count + 1)
+
+        def put(item: tuple[Segment, Future[Chunk]] | BaseException | None) -> None:
+            while not cancelled.is_set():
+                try:
+                    return ahead.put(item, timeout=0.1)
+                except queue.Full:
+                    continue
+
+        def read() -> None:
+            # Reading has a thread of its own: finished segments go out while the next bytes are still awaited.
+            try:
+                for segment in segments:
+                    put((segment, self._pool.submit(self._colorize, segment)))
+                put(None)
+            except BaseException as error:
+                put(error)
+
+        reader = threading.Thread(target=read, name="reader")
+        reader.start()
+        try:
+            while (item := self._next(ahead, cancelled)) is not None:
+                segment, future = item
+                yield segment, future.result()
+        except BaseException:
+            cancelled.set()
+            raise
+        finally:
+            reader.join()
+
+    def _next(
+        self, ahead: "queue.Queue[tuple[Segment, Future[Chunk]] | BaseException | None]", cancelled: threading.Event
+    ) -> tuple[Segment, Future[Chunk]] | None:
+        while True:
+            if cancelled.is_set():
+                raise Cancelled("cancelled")
+            try:
+                item = ahead.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            if isinstance(item, BaseException):
+                raise item
+            return item
+
+    def _colorize(self, segment: Segment) -> Chunk:
+        if not hasattr(self._local, "worker"):
+            self._local.worker = self._make()
+            self._made.append(self._local.worker)
+        worker: Worker = self._local.worker
+        return worker.colorize(segment)

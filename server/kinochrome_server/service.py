@@ -1,0 +1,262 @@
+"""The gRPC service: bytes and state on the event loop, the pipeline in threads, nothing unbounded between."""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import BinaryIO, NoReturn, cast
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+from kinochrome_proto import errors
+from kinochrome_proto.kinochrome.v1 import colorizer_pb2 as wire
+from kinochrome_proto.kinochrome.v1 import colorizer_pb2_grpc as wire_grpc
+
+from . import colorizers, pipeline
+from .codecs import CODECS, CONTAINERS
+from .engine import CpuEngine
+from .spool import Run, SentFile, Upload
+
+SERVICE = "kinochrome.v1.ColorizerService"
+MAX_MESSAGE = 4 << 20  # bytes
+AHEAD = 16
+"""Responses that may wait for a slow client before the pipeline waits too."""
+DRAIN_S = 5.0
+"""Time that running calls get to end when the server is asked to stop."""
+
+_CODES: dict[type[errors.KinochromeError], int] = {
+    errors.BadFilm: code_pb2.INVALID_ARGUMENT,
+    errors.BadSettings: code_pb2.INVALID_ARGUMENT,
+    errors.UnknownColorizer: code_pb2.NOT_FOUND,
+    errors.BadColorizer: code_pb2.FAILED_PRECONDITION,
+    errors.Cancelled: code_pb2.CANCELLED,
+    errors.ServerFailed: code_pb2.INTERNAL,
+}
+
+log = logging.getLogger(__name__)
+
+
+class ColorizerService(wire_grpc.ColorizerServiceServicer):
+    """Implements kinochrome.v1.ColorizerService on the pipeline."""
+
+    def __init__(self, spool: Path, jobs: int) -> None:
+        """`jobs` films are coloured at a time; others wait, and their uploads with them."""
+        self._spool = spool
+        self._turn = asyncio.Semaphore(jobs)
+        self._threads = ThreadPoolExecutor(2 * jobs + 2, "service")
+
+    async def GetServerInfo(  # type: ignore[override]
+        self, request: wire.GetServerInfoRequest, context: grpc.aio.ServicerContext
+    ) -> wire.GetServerInfoResponse:
+        del request, context
+        names = colorizers.shipped()
+        infos = [wire.ColorizerInfo(name=name, sha256=colorizers.load(name).sha256) for name in names]
+        return wire.GetServerInfoResponse(
+            version=version("kinochrome"),
+            engine=CpuEngine.name,
+            colorizers=infos,
+            codecs=list(CODECS),
+            containers=list(CONTAINERS),
+        )
+
+    async def Colorize(  # type: ignore[override]
+        self, requests: AsyncIterator[wire.ColorizeRequest], context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[wire.ColorizeResponse]:
+        first = await anext(aiter(requests), None)
+        if first is None or first.WhichOneof("request") != "settings":
+            await _abort(context, errors.BadSettings("the first message of a call must be its settings"))
+        settings = pipeline.Settings.from_wire(first.settings)
+        async with self._turn:
+            folder = Path(tempfile.mkdtemp(prefix="call-", dir=self._spool))
+            call = _Call(folder, settings, asyncio.get_running_loop())
+            reading = asyncio.create_task(call.read(requests, self._threads))
+            colouring = asyncio.get_running_loop().run_in_executor(self._threads, call.run)
+            try:
+                async for response in call.responses(colouring):
+                    yield response
+            except errors.KinochromeError as error:
+                log.info("call refused: %s", error)
+                await _abort(context, error)
+            except Exception:
+                log.exception("call failed")
+                await _abort(context, errors.ServerFailed("the server failed at this film; its log says why"))
+            finally:
+                # Reached at success, failure and when the client is gone (CancelledError): nothing stays behind.
+                call.cancel()
+                reading.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await reading
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await asyncio.shield(colouring)
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Call:
+    """One film on its way: its upload, its pipeline, its responses."""
+
+    def __init__(self, folder: Path, settings: pipeline.Settings, loop: asyncio.AbstractEventLoop) -> None:
+        self._settings, self._loop = settings, loop
+        self._upload = Upload(folder / "source")
+        self._coloured = folder / "coloured"
+        self._cancelled = threading.Event()
+        self._responses: asyncio.Queue[wire.ColorizeResponse] = asyncio.Queue()
+        self._room = threading.Semaphore(AHEAD)
+
+    async def read(self, requests: AsyncIterator[wire.ColorizeRequest], threads: ThreadPoolExecutor) -> None:
+        """Spool the film. An upload that breaks off abandons the call."""
+        try:
+            async for request in requests:
+                await self._loop.run_in_executor(threads, self._upload.append, request.film)
+        except BaseException:
+            self._upload.abandon()
+            raise
+        self._upload.finish()
+
+    def run(self) -> wire.Finished:
+        """Colour the film; called in a thread."""
+        with SentFile(self._coloured, self._send) as sink:
+            report = pipeline.colorize(
+                self._upload,
+                cast(BinaryIO, sink),
+                self._settings,
+                _Watcher(self),
+                cancelled=self._cancelled,
+                server_only=True,
+            )
+            size, sha256 = sink.digest()
+        return wire.Finished(frames=report.frames, size=size, sha256=sha256)
+
+    async def responses(self, colouring: "asyncio.Future[wire.Finished]") -> AsyncIterator[wire.ColorizeResponse]:
+        """What the pipeline says, as it says it, and its proof at the end. Raises what the pipeline raised."""
+        while not colouring.done() or not self._responses.empty():
+            waiting = asyncio.create_task(self._responses.get())
+            await asyncio.wait({waiting, colouring}, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                waiting.cancel()
+                continue
+            self._room.release()
+            yield waiting.result()
+        yield wire.ColorizeResponse(finished=colouring.result())
+
+    def cancel(self) -> None:
+        """Make the pipeline stop at its next step, whatever it waits for."""
+        self._cancelled.set()
+        self._upload.abandon()
+
+    def say(self, response: wire.ColorizeResponse, *, droppable: bool = False) -> None:
+        """Queue a response, from any thread; waits while the client is slow. A droppable one is dropped instead."""
+        while not self._room.acquire(blocking=not droppable, timeout=None if droppable else 0.1):
+            if droppable:
+                return
+            if self._cancelled.is_set():
+                raise errors.Cancelled("cancelled")
+        self._loop.call_soon_threadsafe(self._responses.put_nowait, response)
+
+    def _send(self, run: Run) -> None:
+        self.say(wire.ColorizeResponse(media=wire.Media(offset=run.offset, data=run.data)))
+
+
+class _Watcher(pipeline.Watcher):
+    def __init__(self, call: _Call) -> None:
+        self._call = call
+
+    def on_progress(self, frames: int, expected: int) -> None:
+        progress = wire.Progress(frames=frames, frames_expected=expected)
+        self._call.say(wire.ColorizeResponse(progress=progress), droppable=True)
+
+    def on_warning(self, text: str) -> None:
+        self._call.say(wire.ColorizeResponse(warning=wire.Warning(text=text)))
+
+
+async def _abort(context: grpc.aio.ServicerContext, error: errors.KinochromeError) -> NoReturn:
+    info = any_pb2.Any()
+    info.Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain="kinochrome"))
+    status = status_pb2.Status(code=_CODES.get(type(error), code_pb2.INTERNAL), message=str(error), details=[info])
+    rich = rpc_status.to_status(status)
+    await context.abort(rich.code, rich.details, rich.trailing_metadata)
+    raise AssertionError("abort returned")
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+async def serve(listen: str, spool: Path | None = None, *, on_ready: Callable[[int], None]) -> None:
+    """Serve until SIGINT or SIGTERM, then let running calls end within DRAIN_S.
+
+    Args:
+        listen: HOST:PORT; port 0 takes a free one. Loopback only: there is no encryption yet.
+        spool: folder for films on their way, private to this process; by default a temporary one.
+        on_ready: called with the port once a batch has run through the default colorizer.
+
+    Raises BadSettings when the address cannot be had.
+    """
+    if not _is_loopback(listen):
+        raise errors.BadSettings(f"--listen {listen} is not a loopback address: without TLS only this machine is served")
+    own = spool is None
+    folder = Path(tempfile.mkdtemp(prefix="kinochrome-")) if spool is None else spool
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", MAX_MESSAGE),
+            ("grpc.so_reuseport", 0),  # two servers on one port are a mistake, not a feature
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),  # clients ping every 30 s
+        ]
+    )
+    wire_grpc.add_ColorizerServiceServicer_to_server(ColorizerService(folder, os.cpu_count() or 1), server)  # type: ignore[no-untyped-call]
+    status = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(status, server)
+    try:
+        try:
+            port = server.add_insecure_port(listen)
+        except RuntimeError:
+            raise errors.BadSettings(f"--listen {listen}: the address is in use or not of this machine") from None
+        await server.start()
+        await asyncio.get_running_loop().run_in_executor(None, _warm_up)
+        for name in ("", SERVICE):
+            await status.set(name, health_pb2.HealthCheckResponse.SERVING)
+        log.info("serving on %s:%d, spool %s", listen.rpartition(":")[0], port, folder)
+        on_ready(port)
+        await _asked_to_stop()
+        await status.enter_graceful_shutdown()
+        await server.stop(DRAIN_S)
+    finally:
+        await server.stop(0)
+        if own:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _warm_up() -> None:
+    """Run one batch through the default colorizer: ready means that it works."""
+    import numpy as np
+
+    engine = CpuEngine(colorizers.load())
+    side = engine.manifest.size_multiple
+    engine.run(np.zeros((1, side, side), np.uint8))
+
+
+async def _asked_to_stop() -> None:
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, asked.set)
+    try:
+        await asked.wait()
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

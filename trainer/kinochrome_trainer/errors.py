@@ -1,0 +1,28 @@
+"""What can go wrong while training.
+
+TrainingError
+├─ BadRecipe      a recipe or an override cannot be used
+├─ BadData        a folder or archive of stills cannot be used
+├─ BadRun         a run folder is missing, unfinished or in the way
+└─ Diverged       the loss stopped being a number
+"""
+
+
+class TrainingError(Exception):
+    """Base of all errors that a person can mend; its text is one line for that person."""
+
+
+class BadRecipe(TrainingError):
+    """A recipe or an override cannot be used."""
+
+
+class BadData(TrainingError):
+    """A folder or archive of stills cannot be used."""
+
+
+class BadRun(TrainingError):
+    """A run folder is missing, unfinished or in the way."""
+
+
+class Diverged(TrainingError):
+    """The loss stopped being a number; the last good checkpoint is kept."""
