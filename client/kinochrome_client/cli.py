@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Annotated
 
 import typer
+
 from kinochrome_proto.errors import BadFilm, BadSettings, KinochromeError
 
 app = typer.Typer(
@@ -64,7 +65,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _global(
-    show_version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -74,11 +77,17 @@ def colorize(
     film: Annotated[Path, typer.Argument(help="The black-and-white film: MP4, MKV, MOV, AVI, TS, WebM, ...")],
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="The coloured film; .mp4, .mov or .mkv. Default: FILM.color.mp4, or .mkv for Matroska."),
+        typer.Option(
+            "-o", "--out", help="The coloured film; .mp4, .mov or .mkv. Default: FILM.color.mp4, or .mkv for Matroska."
+        ),
     ] = None,
     codec: Annotated[str, typer.Option(help="Video codec: h264, h265, or ffv1 (lossless).")] = "h264",
-    model: Annotated[str, typer.Option(help="A colorizer by name (see `kinochrome models`) or an .onnx file.")] = "default",
-    server: Annotated[str, typer.Option(metavar="HOST:PORT", help="Colour on this server instead of in this process.")] = "",
+    model: Annotated[
+        str, typer.Option(help="A colorizer by name (see `kinochrome models`) or an .onnx file.")
+    ] = "default",
+    server: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Colour on this server instead of in this process.")
+    ] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
     lenient: Annotated[bool, typer.Option("--lenient", help="Of a damaged film, colour what can be read.")] = False,
 ) -> None:
@@ -104,9 +113,7 @@ def colorize(
         raise BadSettings(f"{out}: the output's ending chooses its container; use {', '.join(CONTAINER_OF)}")
     if out.exists() and out.samefile(film):
         raise BadSettings(f"{out} is the film itself: choose another -o")
-    settings = wire.Settings(
-        colorizer=model, codec=codec, container=CONTAINER_OF[out.suffix.lower()], lenient=lenient
-    )
+    settings = wire.Settings(colorizer=model, codec=codec, container=CONTAINER_OF[out.suffix.lower()], lenient=lenient)
     with _local_errors(), NewFile(out, overwrite=overwrite) as new:
         with Display(film.name, "frames", "fps") as display:
             if server:
@@ -138,7 +145,9 @@ def _colorize_here(film: Path, sink: object, settings: object, display: object) 
 
 @app.command()
 def serve(
-    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Loopback address to serve on; port 0 takes a free one.")] = "127.0.0.1:50551",
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Loopback address to serve on; port 0 takes a free one.")
+    ] = "127.0.0.1:50551",
     spool: Annotated[
         Path | None, typer.Option(help="Folder for films on their way. Default: a private one, removed at the end.")
     ] = None,
@@ -151,7 +160,9 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     host = listen.rpartition(":")[0]
     asyncio.run(
-        service.serve(listen, spool, on_ready=lambda port: print(f"ready on {host}:{port}", file=sys.stderr, flush=True))
+        service.serve(
+            listen, spool, on_ready=lambda port: print(f"ready on {host}:{port}", file=sys.stderr, flush=True)
+        )
     )
 
 
@@ -239,7 +250,8 @@ def export(
             manifest = to_onnx.export(run, out, working_size=size, licence=licence)
         except parity.ParityError as error:
             raise KinochromeError(str(error)) from None
-    print(f"{out}: {manifest.parity['largest']:.2g} code values at most from PyTorch, painting at {manifest.working_size} lines")
+    largest = manifest.parity["largest"]
+    print(f"{out}: {largest:.2g} code values at most from PyTorch, painting at {manifest.working_size} lines")
 
 
 @contextmanager
@@ -275,7 +287,9 @@ def models(
             colorizer = colorizers.load(name)
             manifest, figures = colorizer.manifest, colorizer.manifest.evaluation
             gain = f"{figures['ours']['psnr'] - figures['gray']['psnr']:+.2f} dB" if figures else "not measured"
-            vivid = f"{figures['ours']['colourfulness'] / figures['truth_colourfulness']:.0%} of truth" if figures else ""
+            vivid = (
+                f"{figures['ours']['colourfulness'] / figures['truth_colourfulness']:.0%} of truth" if figures else ""
+            )
             table.add_row(
                 name,
                 manifest.family,

@@ -41,7 +41,9 @@ def examine() -> list[Finding]:
                 Finding("note", f"[{extra}] not installed ({', '.join(missing)}): pip install 'kinochrome[{extra}]'")
             )
         else:
-            findings.append(Finding("ok", f"[{extra}] " + ", ".join(f"{name} {number}" for name, number in found.items())))
+            findings.append(
+                Finding("ok", f"[{extra}] " + ", ".join(f"{name} {number}" for name, number in found.items()))
+            )
     if _version("onnxruntime") and _version("onnxruntime-gpu"):
         findings.append(
             Finding("fault", "onnxruntime and onnxruntime-gpu overwrite each other: pip uninstall both, install one")
@@ -57,7 +59,9 @@ def _colouring() -> Finding:
         engine_module = importlib.import_module("kinochrome_server.engine")
         numpy = importlib.import_module("numpy")
     except ImportError as error:
-        return Finding("fault", f"films cannot be coloured here ({error}): pip install 'kinochrome[server]', or use --server")
+        return Finding(
+            "fault", f"films cannot be coloured here ({error}): pip install 'kinochrome[server]', or use --server"
+        )
     try:
         engine = engine_module.CpuEngine(colorizers.load())
         side = engine.manifest.size_multiple * max(1, engine.manifest.working_size // engine.manifest.size_multiple)
@@ -68,7 +72,9 @@ def _colouring() -> Finding:
         took = time.perf_counter() - started
     except KinochromeError as error:
         return Finding("fault", str(error))
-    return Finding("ok", f"engine {engine.name}: the default colorizer paints {side}x{side} in {took * 1000:.1f} ms on one core")
+    return Finding(
+        "ok", f"engine {engine.name}: the default colorizer paints {side}x{side} in {took * 1000:.1f} ms on one core"
+    )
 
 
 def _version(distribution: str) -> str | None:

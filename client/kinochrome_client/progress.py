@@ -58,7 +58,10 @@ class Display:
             if self._total:
                 of = f" of {self._total}"
                 left = f", {(self._total - done) / max(self.rate, 1e-9):.0f} s left"
-            print(f"{self._what}: {done}{of} {self._unit}, {self.rate:.1f} {self._speed}{left} {note}".rstrip(), file=sys.stderr)
+            print(
+                f"{self._what}: {done}{of} {self._unit}, {self.rate:.1f} {self._speed}{left} {note}".rstrip(),
+                file=sys.stderr,
+            )
 
     def warn(self, text: str) -> None:
         """Say something that should stay on the screen."""

@@ -3,11 +3,12 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+
 from kinochrome_proto import errors
 from kinochrome_proto.kinochrome.v1 import colorizer_pb2 as wire
 from kinochrome_proto.kinochrome.v1 import colorizer_pb2_grpc as wire_grpc
@@ -54,7 +55,7 @@ def colorize(
         except grpc.RpcError as error:
             raise _error(server, error) from None
         finally:
-            call.cancel()
+            call.cancel()  # type: ignore[no-untyped-call]
     if finished is None:
         raise errors.ServerFailed(f"server {server} ended the call without a finished film")
     _prove(sink, finished)
@@ -65,9 +66,7 @@ def server_info(server: str, timeout_s: float = 5.0) -> wire.GetServerInfoRespon
     """Ask what a server can do. Raises ServerUnreachable, ServerFailed."""
     with grpc.insecure_channel(server, options=_OPTIONS) as channel:
         try:
-            return wire_grpc.ColorizerServiceStub(channel).GetServerInfo(
-                wire.GetServerInfoRequest(), timeout=timeout_s
-            )
+            return wire_grpc.ColorizerServiceStub(channel).GetServerInfo(wire.GetServerInfoRequest(), timeout=timeout_s)
         except grpc.RpcError as error:
             raise _error(server, error) from None
 
@@ -81,7 +80,9 @@ def _requests(source: BinaryIO, settings: wire.Settings) -> Iterator[wire.Colori
 def _prove(sink: BinaryIO, finished: wire.Finished) -> None:
     sink.flush()
     sink.seek(0)
-    digest = hashlib.file_digest(sink, "sha256")
+    digest = hashlib.sha256()
+    while data := sink.read(1 << 20):
+        digest.update(data)
     size = sink.seek(0, 2)
     if size != finished.size or digest.digest() != finished.sha256:
         raise errors.ServerFailed(f"the coloured film arrived damaged ({size} of {finished.size} bytes): try again")
@@ -89,7 +90,7 @@ def _prove(sink: BinaryIO, finished: wire.Finished) -> None:
 
 def _error(server: str, error: grpc.RpcError) -> errors.KinochromeError:
     """The error that a failed call stands for."""
-    status = rpc_status.from_call(error)
+    status = rpc_status.from_call(cast(grpc.Call, error))
     for detail in status.details if status else []:
         info = error_details_pb2.ErrorInfo()
         if detail.Unpack(info) and info.domain == "kinochrome":

@@ -1,8 +1,9 @@
 """The graph of a colorizer file: luma bytes in, chroma out, everything else inside."""
 
 import torch
-from kinochrome_trainer.networks import Generator
 from torch import Tensor, nn
+
+from kinochrome_trainer.networks import Generator
 
 
 class LumaToChroma(nn.Module):

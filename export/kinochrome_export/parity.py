@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
+
 from kinochrome_proto.manifest import CHROMA, LUMA
 
 from .graph import LumaToChroma

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 import torch
+
 from kinochrome_proto.manifest import CHROMA, LUMA, Manifest
 from kinochrome_trainer import checkpoint, colour, recipe
 
@@ -62,7 +63,10 @@ def export(run: Path, target: Path, *, working_size: int | None = None, licence:
 
 def _write(graph: LumaToChroma, file: Path, multiple: int) -> None:
     example = torch.zeros(2, 1, 4 * multiple, 6 * multiple, dtype=torch.uint8)
-    height, width = multiple * torch.export.Dim("rows", min=1, max=4096), multiple * torch.export.Dim("columns", min=1, max=4096)
+    height, width = (
+        multiple * torch.export.Dim("rows", min=1, max=4096),
+        multiple * torch.export.Dim("columns", min=1, max=4096),
+    )
     program = torch.onnx.export(
         graph,
         (example,),

@@ -1,10 +1,12 @@
 """From full-size luma to the colorizer's thumbnail, and from its small chroma back to the film's chroma grid."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+
 from kinochrome_proto.manifest import Manifest
 
 from .planes import LUMA_WEIGHTS, SMPTE170M, Picture, Plane, chroma_shape
@@ -50,12 +52,14 @@ def thumbnail(luma: Plane, geometry: Geometry) -> npt.NDArray[np.uint8]:
     small = cv2.resize(luma, (columns, lines), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     picture = geometry.picture
     if picture.full_range and picture.depth == 8:
-        return np.asarray(small, np.uint8)
+        return cast(npt.NDArray[np.uint8], small)
     black, span = _luma_range(picture)
     return np.clip((small.astype(np.float32) - black) * (255 / span) + 0.5, 0, 255).astype(np.uint8)
 
 
-def chroma_planes(painted: Float, small_luma: npt.NDArray[np.uint8], luma: Plane, geometry: Geometry) -> tuple[Plane, Plane]:
+def chroma_planes(
+    painted: Float, small_luma: npt.NDArray[np.uint8], luma: Plane, geometry: Geometry
+) -> tuple[Plane, Plane]:
     """The colorizer's chroma (2, h/s, w/s) -> the film's two chroma planes, in its matrix, range and depth.
 
     Upsampling follows the full-size luma, so that colour keeps to edges: the fast guided filter (He and Sun,

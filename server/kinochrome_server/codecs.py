@@ -6,6 +6,7 @@ from fractions import Fraction
 import av
 import cv2
 from av.video.codeccontext import VideoCodecContext
+
 from kinochrome_proto.errors import BadSettings
 
 from .film import Facts

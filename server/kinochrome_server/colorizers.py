@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 import onnxruntime
+
 from kinochrome_proto.errors import BadColorizer, UnknownColorizer
 from kinochrome_proto.manifest import CHROMA, LUMA, Manifest
 

@@ -4,6 +4,7 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
+
 from kinochrome_proto.manifest import CHROMA, LUMA
 
 from .colorizers import Colorizer, open_session

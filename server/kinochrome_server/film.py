@@ -18,9 +18,11 @@ from av.packet import Packet
 from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+
 from kinochrome_proto.errors import BadFilm
 
 from .planes import Picture, picture_of
+from .stated_size import stated_size
 
 MIN_SEGMENT_FRAMES = 48
 """Keyframes nearer than this share a segment: each segment starts with an expensive key frame of its own."""
@@ -63,11 +65,11 @@ class Segment:
     """A run of frames that starts at a source keyframe: the unit of work."""
 
     index: int
-    packets: list[Packet] = field(default_factory=list)
+    packets: list[Packet[Stream]] = field(default_factory=list)
     """Video packets in decoding order, the first a keyframe."""
-    warm_up: list[Packet] = field(default_factory=list)
+    warm_up: list[Packet[Stream]] = field(default_factory=list)
     """Packets to decode first and show nothing of, when frames of this segment lean on the one before."""
-    copied: list[Packet] = field(default_factory=list)
+    copied: list[Packet[Stream]] = field(default_factory=list)
     """Packets of the other streams that lie between these in the film, in file order."""
 
 
@@ -138,7 +140,9 @@ class Film:
                 yield segment
                 segment = Segment(segment.index + 1, warm_up=segment.packets)
             segment.packets.append(packet)
-        if missing := end.missing():
+        if cut := _cut_off(self.source):
+            self._broken(cut, lenient, warn)
+        elif missing := end.missing():
             self._broken(f"breaks off: it says it lasts {missing} than what is there", lenient, warn)
         yield segment
 
@@ -160,7 +164,7 @@ class _End:
         self.start = (container.start_time or 0) / av.time_base
         self.seconds = 0.0
 
-    def see(self, packet: Packet) -> None:
+    def see(self, packet: Packet[Stream]) -> None:
         time = packet.pts if packet.pts is not None else packet.dts
         if time is not None:
             self.seconds = max(self.seconds, float((time + (packet.duration or 0)) * packet.time_base) - self.start)
@@ -182,6 +186,7 @@ def _open(source: Source) -> tuple[BinaryIO, InputContainer]:
     try:
         container = av.open(
             _Nameless(file),
+            "r",
             container_options=_SAFE,
             metadata_errors="surrogateescape",  # old tags are not UTF-8, and must not cost the film
             buffer_size=READ_SIZE,
@@ -192,13 +197,20 @@ def _open(source: Source) -> tuple[BinaryIO, InputContainer]:
         file.close()
         if empty:
             raise BadFilm(f"{source.name} is empty") from None
-        raise BadFilm(f"{source.name} is not a film that can be read ({_reason(error)})") from None
+        if cut := _cut_off(source):
+            raise BadFilm(f"{source.name} {cut}, and its index is lost: nothing of it can be read") from None
+        text = getattr(error, "strerror", None) or str(error)
+        fault = "" if "Invalid data" in text else f" ({text})"
+        raise BadFilm(f"{source.name} is not a film, or of a kind that is not known here{fault}") from None
     return file, container
 
 
-def _reason(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error)
-    return "its index is missing or it is no film at all" if "Invalid data" in text else text
+def _cut_off(source: Source) -> str:
+    """In words, by how much the film's file is shorter than it says; empty when it is whole or does not say."""
+    with source.open() as file:
+        stated = stated_size(file)
+        size = file.seek(0, io.SEEK_END)
+    return f"is cut off: {size} of at least {stated} bytes are there" if stated and stated > size else ""
 
 
 class _Nameless(io.RawIOBase):

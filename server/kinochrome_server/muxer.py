@@ -13,6 +13,7 @@ from av.container import OutputContainer
 from av.packet import Packet
 from av.stream import AttachmentStream, Stream
 from av.video.stream import VideoStream
+
 from kinochrome_proto.errors import BadFilm, BadSettings
 
 from .codecs import Container, Encoding
@@ -104,7 +105,7 @@ class Muxer:
         with contextlib.suppress(Exception):  # the sink may be what failed; the error that matters is on its way
             self.output.close()
 
-    def _video_packets(self, chunk: Chunk) -> Iterator[Packet]:
+    def _video_packets(self, chunk: Chunk) -> Iterator[Packet[Stream]]:
         if not chunk.packets:
             return
         shown = sorted(packet.pts for packet in chunk.packets)
@@ -135,7 +136,7 @@ class Muxer:
         self.output.start_encoding()  # opens the lending encoder
         return self.video.codec_context.reorder_depth
 
-    def _copied_packets(self, segment: Segment) -> Iterator[Packet]:
+    def _copied_packets(self, segment: Segment) -> Iterator[Packet[Stream]]:
         for packet in segment.copied:
             if (copy := self.copies.get(packet.stream_index)) is None or copy.type == "attachment":
                 continue
@@ -159,7 +160,7 @@ def _copy_layout(stream: Stream, output: OutputContainer) -> Stream:
     return output.add_stream_from_template(stream, opaque=True)
 
 
-def _decoding_time(packet: Packet) -> Fraction:
+def _decoding_time(packet: Packet[Stream]) -> Fraction:
     time = packet.dts if packet.dts is not None else packet.pts
     return (time or 0) * packet.time_base if packet.time_base else Fraction(0)
 

@@ -1,7 +1,7 @@
 """Colouring a whole film: the library's one door.
 
-    with open("coloured.mp4", "wb") as sink:
-        report = colorize(FileSource(Path("film.mp4")), sink, Settings())
+with open("coloured.mp4", "wb") as sink:
+    report = colorize(FileSource(Path("film.mp4")), sink, Settings())
 """
 
 import queue
@@ -109,7 +109,9 @@ def colorize(
         try:
             coloured = 0
             with pool:
-                for segment, chunk in pool.run(film.segments(lenient=settings.lenient, warn=watch.on_warning), cancelled):
+                for segment, chunk in pool.run(
+                    film.segments(lenient=settings.lenient, warn=watch.on_warning), cancelled
+                ):
                     for text in chunk.warnings:
                         watch.on_warning(text)
                     coloured += chunk.frames

@@ -129,9 +129,12 @@ def chroma_shape(width: int, height: int, format: str) -> tuple[int, int]:
 
 def _view(frame: VideoFrame, index: int, depth: int) -> Plane:
     plane = frame.planes[index]
-    dtype = np.uint8 if depth == 8 else np.dtype("<u2")
-    rows = np.frombuffer(plane, dtype).reshape(plane.height, -1)  # lines are padded
-    return rows[:, : plane.width]
+    lines: Plane = (
+        np.frombuffer(memoryview(plane), np.uint8)
+        if depth == 8
+        else np.frombuffer(memoryview(plane), np.uint16)  # little-endian formats only, on little-endian machines
+    )
+    return lines.reshape(plane.height, -1)[:, : plane.width]  # lines are padded
 
 
 def encodable_formats(encoder: str) -> list[str]:

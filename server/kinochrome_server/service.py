@@ -13,13 +13,15 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import BinaryIO, NoReturn, cast
+from typing import Any, BinaryIO, NoReturn, cast
 
 import grpc
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
 from grpc_status import rpc_status
+
 from kinochrome_proto import errors
 from kinochrome_proto.kinochrome.v1 import colorizer_pb2 as wire
 from kinochrome_proto.kinochrome.v1 import colorizer_pb2_grpc as wire_grpc
@@ -57,9 +59,7 @@ class ColorizerService(wire_grpc.ColorizerServiceServicer):
         self._turn = asyncio.Semaphore(jobs)
         self._threads = ThreadPoolExecutor(2 * jobs + 2, "service")
 
-    async def GetServerInfo(  # type: ignore[override]
-        self, request: wire.GetServerInfoRequest, context: grpc.aio.ServicerContext
-    ) -> wire.GetServerInfoResponse:
+    async def GetServerInfo(self, request: wire.GetServerInfoRequest, context: Any) -> wire.GetServerInfoResponse:
         del request, context
         names = colorizers.shipped()
         infos = [wire.ColorizerInfo(name=name, sha256=colorizers.load(name).sha256) for name in names]
@@ -71,8 +71,10 @@ class ColorizerService(wire_grpc.ColorizerServiceServicer):
             containers=list(CONTAINERS),
         )
 
-    async def Colorize(  # type: ignore[override]
-        self, requests: AsyncIterator[wire.ColorizeRequest], context: grpc.aio.ServicerContext
+    async def Colorize(
+        self,
+        requests: AsyncIterator[wire.ColorizeRequest],
+        context: Any,
     ) -> AsyncIterator[wire.ColorizeResponse]:
         first = await anext(aiter(requests), None)
         if first is None or first.WhichOneof("request") != "settings":
@@ -141,8 +143,9 @@ class _Call:
     async def responses(self, colouring: "asyncio.Future[wire.Finished]") -> AsyncIterator[wire.ColorizeResponse]:
         """What the pipeline says, as it says it, and its proof at the end. Raises what the pipeline raised."""
         while not colouring.done() or not self._responses.empty():
-            waiting = asyncio.create_task(self._responses.get())
-            await asyncio.wait({waiting, colouring}, return_when=asyncio.FIRST_COMPLETED)
+            waiting = asyncio.ensure_future(self._responses.get())
+            either: set[asyncio.Future[Any]] = {waiting, colouring}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done():
                 waiting.cancel()
                 continue
@@ -180,7 +183,7 @@ class _Watcher(pipeline.Watcher):
         self._call.say(wire.ColorizeResponse(warning=wire.Warning(text=text)))
 
 
-async def _abort(context: grpc.aio.ServicerContext, error: errors.KinochromeError) -> NoReturn:
+async def _abort(context: Any, error: errors.KinochromeError) -> NoReturn:
     info = any_pb2.Any()
     info.Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain="kinochrome"))
     status = status_pb2.Status(code=_CODES.get(type(error), code_pb2.INTERNAL), message=str(error), details=[info])
@@ -207,7 +210,9 @@ async def serve(listen: str, spool: Path | None = None, *, on_ready: Callable[[i
     Raises BadSettings when the address cannot be had.
     """
     if not _is_loopback(listen):
-        raise errors.BadSettings(f"--listen {listen} is not a loopback address: without TLS only this machine is served")
+        raise errors.BadSettings(
+            f"--listen {listen} is not a loopback address: without TLS only this machine is served"
+        )
     own = spool is None
     folder = Path(tempfile.mkdtemp(prefix="kinochrome-")) if spool is None else spool
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -218,8 +223,8 @@ async def serve(listen: str, spool: Path | None = None, *, on_ready: Callable[[i
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),  # clients ping every 30 s
         ]
     )
-    wire_grpc.add_ColorizerServiceServicer_to_server(ColorizerService(folder, os.cpu_count() or 1), server)  # type: ignore[no-untyped-call]
-    status = health.aio.HealthServicer()
+    wire_grpc.add_ColorizerServiceServicer_to_server(ColorizerService(folder, os.cpu_count() or 1), server)
+    status = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     try:
         try:

@@ -130,7 +130,7 @@ class SentFile(io.RawIOBase):
     def digest(self) -> tuple[int, bytes]:
         """Size and SHA-256 of the file as it now is."""
         self._file.seek(0)
-        digest = hashlib.file_digest(cast(BinaryIO, self._file), "sha256").digest()
+        digest = hashlib.file_digest(self._file, "sha256").digest()
         return self._file.seek(0, io.SEEK_END), digest
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """Colouring one segment: a pure function of its packets, the colorizer and the encoding.
 
-    packets → frames → luma → thumbnails → chroma of a batch → full planes → encoder → Chunk
+packets → frames → luma → thumbnails → chroma of a batch → full planes → encoder → Chunk
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from av.container import InputContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+
 from kinochrome_proto.errors import BadFilm, Cancelled
 
 from . import chroma

@@ -18,12 +18,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from . import checkpoint, recipe as recipes, samples, systems
+from . import checkpoint, samples, systems
+from . import recipe as recipes
 from .errors import BadRun, Diverged
 from .recipe import Recipe
 from .stills import Stills, batches, check, to_tensor
@@ -85,9 +87,7 @@ def train(
     stop = _StopRequest()
     with stop, (run / "log.csv").open("a", newline="") as file:
         log = _Log(file)
-        feed = batches(
-            stills, recipe.data, batch=recipe.batch, seed=recipe.seed, first_step=first, steps=recipe.steps
-        )
+        feed = batches(stills, recipe.data, batch=recipe.batch, seed=recipe.seed, first_step=first, steps=recipe.steps)
         step = first
         for rgb in feed:
             _schedule(system, recipe, step)
@@ -139,9 +139,9 @@ def _shown(stills: Stills, recipe: Recipe) -> list[Tensor]:
 class _Log:
     """log.csv, a line every LOG_EVERY steps, with means over them."""
 
-    def __init__(self, file: "csv._writer | object") -> None:
+    def __init__(self, file: TextIO) -> None:
         self.file = file
-        self.writer = csv.writer(file)  # type: ignore[arg-type]
+        self.writer = csv.writer(file)
         self.since, self.started, self.pictures, self.speed = time.monotonic(), time.monotonic(), 0, 0.0
         self.rows: list[dict[str, float]] = []
 
@@ -154,7 +154,7 @@ class _Log:
         now = time.monotonic()
         self.speed = self.pictures / max(now - self.since, 1e-9)
         means = {name: sum(r.get(name, 0.0) for r in self.rows) / len(self.rows) for name in ("l1", "d", "g")}
-        if self.file.tell() == 0:  # type: ignore[attr-defined]
+        if self.file.tell() == 0:
             self.writer.writerow(["step", "seconds", "pictures_per_second", "lr", *means])
         rate = system.optimizers["generator"].param_groups[0]["lr"]
         values = [f"{value:.5f}" for value in means.values()]

@@ -29,7 +29,7 @@ class Figures:
     delta_e76: float
     """Mean CIE 1976 colour difference ΔE*ab."""
     colourfulness: float
-    """Hasler and Süsstrunk (2003): √(σ²rg + σ²yb) + 0.3·√(μ²rg + μ²yb) on 8-bit values, signed means (original form)."""
+    """Hasler and Süsstrunk (2003): √(σ²rg + σ²yb) + 0.3·√(μ²rg + μ²yb), 8-bit values, signed means (original form)."""
 
 
 @dataclass(frozen=True)

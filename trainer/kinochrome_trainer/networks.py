@@ -4,6 +4,7 @@
 H and W must be multiples of its `size_multiple`.
 """
 
+import itertools
 from typing import ClassVar
 
 import torch
@@ -49,9 +50,9 @@ class LightUNet(Generator):
         channels = [width * min(2**level, 8) for level in range(depth + 1)]
         self.stem = conv(16, width)
         self.encode = nn.ModuleList(conv(c, c) for c in channels)
-        self.down = nn.ModuleList(conv(a, b, stride=2) for a, b in zip(channels, channels[1:], strict=False))
+        self.down = nn.ModuleList(conv(a, b, stride=2) for a, b in itertools.pairwise(channels))
         self.scene = nn.Linear(channels[-1], channels[-1])
-        self.narrow = nn.ModuleList(conv(b, a, kernel=1) for a, b in zip(channels, channels[1:], strict=False))
+        self.narrow = nn.ModuleList(conv(b, a, kernel=1) for a, b in itertools.pairwise(channels))
         self.decode = nn.ModuleList(nn.Sequential(conv(2 * c, c), conv(c, c)) for c in channels[:-1])
         self.dropout = nn.Dropout2d(settings.dropout)
         self.head = nn.Conv2d(width, 2, 3, padding=1)
@@ -113,7 +114,8 @@ class UNet(Generator):
         skips.pop()
         for up in self.up:
             x = torch.cat((up(x), skips.pop()), 1)
-        return 0.5 * self.head(x)  # (N, 2, H, W)
+        chroma: Tensor = 0.5 * self.head(x)  # (N, 2, H, W)
+        return chroma
 
 
 class PatchDiscriminator(nn.Module):

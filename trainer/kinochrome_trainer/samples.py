@@ -12,7 +12,9 @@ from .metrics import paint
 from .networks import Generator
 
 
-def sheet(generator: Generator, colour: Sequence[Tensor], gray: Sequence[Tensor], lines: int, height: int = 160) -> Image.Image:
+def sheet(
+    generator: Generator, colour: Sequence[Tensor], gray: Sequence[Tensor], lines: int, height: int = 160
+) -> Image.Image:
     """A contact sheet of stills (1, 3, H, W) in 0..1. Rows of `gray` have no truth, so they show two pictures."""
     rows = []
     for rgb, has_truth in [(still, True) for still in colour] + [(still, False) for still in gray]:

@@ -89,7 +89,7 @@ class _Crops(Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self.stills)
 
-    def __getitem__(self, key: tuple[int, int]) -> Tensor:  # type: ignore[override]
+    def __getitem__(self, key: tuple[int, int]) -> Tensor:
         index, seed = key
         chance = random.Random(seed)
         try:
@@ -128,9 +128,7 @@ class _Order:
             yield [(int(index), int(seed)) for index, seed in zip(indices, seeds, strict=True)]
 
 
-def batches(
-    stills: Stills, data: Data, *, batch: int, seed: int, first_step: int, steps: int
-) -> Iterator[Tensor]:
+def batches(stills: Stills, data: Data, *, batch: int, seed: int, first_step: int, steps: int) -> Iterator[Tensor]:
     """Batches (batch, 3, size, size) uint8 for the steps first_step..steps-1."""
     loader = DataLoader(
         _Crops(stills, data),
