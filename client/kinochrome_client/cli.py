@@ -271,6 +271,7 @@ def models(
     from rich.console import Console
     from rich.table import Table
 
+    console = Console()
     table = Table(box=None)
     if server:
         from . import remote
@@ -300,7 +301,7 @@ def models(
                 manifest.licence,
                 colorizer.sha256[:12],
             )
-    Console().print(table)
+    console.print(table, width=None if console.is_terminal else 160)
 
 
 @app.command()

@@ -1,7 +1,6 @@
 """From full-size luma to the colorizer's thumbnail, and from its small chroma back to the film's chroma grid."""
 
 from dataclasses import dataclass
-from typing import cast
 
 import cv2
 import numpy as np
@@ -52,7 +51,8 @@ def thumbnail(luma: Plane, geometry: Geometry) -> npt.NDArray[np.uint8]:
     small = cv2.resize(luma, (columns, lines), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     picture = geometry.picture
     if picture.full_range and picture.depth == 8:
-        return cast(npt.NDArray[np.uint8], small)
+        eight_bit: npt.NDArray[np.uint8] = small.astype(np.uint8)
+        return eight_bit
     black, span = _luma_range(picture)
     return np.clip((small.astype(np.float32) - black) * (255 / span) + 0.5, 0, 255).astype(np.uint8)
 

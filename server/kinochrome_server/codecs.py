@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 import av
+import av.error
 import cv2
 from av.video.codeccontext import VideoCodecContext
 
@@ -46,7 +47,7 @@ CODECS: dict[str, Codec] = {
         "libx265",
         {"preset": "fast", "crf": "20", "x265-params": "log-level=none:pools=none:frame-threads=1:open-gop=0"},
     ),
-    "ffv1": Codec("ffv1", {"level": "3", "slices": "4", "slicecrc": "1", "g": "1"}),
+    "ffv1": Codec("ffv1", {"level": "3", "slicecrc": "1", "g": "1"}),
 }
 
 
@@ -60,23 +61,25 @@ class Container:
 
     def options_for(self, time_base: Fraction) -> dict[str, str]:
         """Options for a film of this time base."""
-        if self.format not in ("mp4", "mov") or time_base.denominator > 1_000_000:
-            return self.options
-        # MP4 keeps where a stream starts in units of the whole movie's clock, by default milliseconds: too coarse
-        # for exact times. The film's own clock is exact.
-        return {**self.options, "movie_timescale": str(max(1000, time_base.denominator))}
+        # bitexact leaves out random identifiers: the same film gives the same bytes. flush_packets lets no finished
+        # fragment wait in a buffer for the next one.
+        options = {"fflags": "+bitexact", "flush_packets": "1", **self.options}
+        if self.format in ("mp4", "mov") and time_base.denominator <= 1_000_000:
+            # MP4 keeps where a stream starts in units of the whole movie's clock, by default milliseconds: too
+            # coarse for exact times. The film's own clock is exact.
+            options["movie_timescale"] = str(max(1000, time_base.denominator))
+        return options
 
 
 # Fragments while it grows, so that it plays while it is made; an ordinary index at its end once complete.
 # The first header waits for the first packets (delay_moov), for only they tell where each stream starts.
-# bitexact leaves out random identifiers: the same film gives the same bytes.
-_GROWING_MP4 = {"fflags": "+bitexact", "movflags": "+hybrid_fragmented+delay_moov+default_base_moof+frag_keyframe"}
+_GROWING_MP4 = {"movflags": "+hybrid_fragmented+delay_moov+default_base_moof+frag_keyframe"}
 
 CONTAINERS: dict[str, Container] = {
     "mp4": Container("mp4", "h264", _GROWING_MP4),
     "mov": Container("mov", "h264", _GROWING_MP4),
     # Matroska stores no decoding times, so the negative ones of B-frames need no shift of the whole film.
-    "mkv": Container("matroska", "h264", {"fflags": "+bitexact", "avoid_negative_ts": "disabled"}),
+    "mkv": Container("matroska", "h264", {"avoid_negative_ts": "disabled"}),
 }
 
 
@@ -88,6 +91,17 @@ class Encoding:
     pix_fmt: str
     facts: Facts
     global_header: bool = True
+
+    def check(self) -> None:
+        """Raises BadSettings when the encoder will not take such pictures at all."""
+        try:
+            self.open().open()
+        except (av.error.FFmpegError, ValueError):
+            picture = self.facts.picture
+            raise BadSettings(
+                f"{self.codec.encoder} cannot encode {picture.width}x{picture.height} as {self.pix_fmt}: "
+                "use another --codec, such as ffv1"
+            ) from None
 
     def open(self) -> VideoCodecContext:
         """A fresh encoder: one per segment."""

@@ -4,6 +4,8 @@ A film is read once, front to back, by `Film.segments`; what it yields holds the
 never seek. All bytes come through a file object: libav never learns a name and may open nothing else.
 """
 
+from __future__ import annotations  # av.Packet takes a parameter in its type stubs only
+
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -40,10 +42,15 @@ _SAFE = {"protocol_whitelist": "none", "format_whitelist": _FORMATS}
 class Source(Protocol):
     """Where a film's bytes come from. Each `open` gives an independent reader from the first byte."""
 
-    name: str
-    """For messages only."""
+    @property
+    def name(self) -> str:
+        """For messages only."""
 
-    def open(self) -> BinaryIO: ...
+    def open(self) -> BinaryIO:
+        """An independent reader."""
+
+    def size(self) -> int | None:
+        """Bytes of the whole film; None while that is not known."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,9 @@ class FileSource:
 
     def open(self) -> BinaryIO:
         return self.path.open("rb", buffering=0)
+
+    def size(self) -> int | None:
+        return self.path.stat().st_size
 
 
 @dataclass
@@ -97,7 +107,7 @@ class Film:
         self.file, self.container = _open(source)
         self.video = _video_stream(self.container, source)
 
-    def __enter__(self) -> "Film":
+    def __enter__(self) -> Film:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -185,7 +195,7 @@ def _open(source: Source) -> tuple[BinaryIO, InputContainer]:
     file = source.open()
     try:
         container = av.open(
-            _Nameless(file),
+            _Nameless(file, source),
             "r",
             container_options=_SAFE,
             metadata_errors="surrogateescape",  # old tags are not UTF-8, and must not cost the film
@@ -216,10 +226,18 @@ def _cut_off(source: Source) -> str:
 class _Nameless(io.RawIOBase):
     """Hides the file's name: libav would choose a demuxer by it, and resolve playlists against it."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.seek = file.seek  # type: ignore[method-assign]
-        self.tell = file.tell  # type: ignore[method-assign]
+    def __init__(self, file: BinaryIO, source: Source) -> None:
+        self._file, self._source = file, source
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence == io.SEEK_END and self._source.size() is None:
+            # libav seeks from the end only to ask for the size, for an estimate that it can do without; waiting
+            # for the end of an upload here would keep every film from being coloured while it comes.
+            return -1
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
 
     def readable(self) -> bool:
         return True

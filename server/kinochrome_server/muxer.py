@@ -1,5 +1,7 @@
 """Writing the coloured film: chunks in order, the other streams copied as they are, both by time."""
 
+from __future__ import annotations  # av.Packet takes a parameter in its type stubs only
+
 import contextlib
 import io
 from collections.abc import Callable, Iterator
@@ -32,7 +34,7 @@ class Muxer:
         Raises BadSettings when the container cannot hold the coloured stream itself.
         """
         self.facts = film.facts
-        self.output = _open(sink, container, container.options_for(encoding.facts.time_base))
+        self.output = self._open(sink, container)
         self.output.metadata.update(film.container.metadata)
         self.copies: dict[int, Stream] = {}
         self.filters: dict[int, BitStreamFilterContext] = {}
@@ -47,6 +49,10 @@ class Muxer:
         self.frames = 0
         self._recent: list[int] = []
         self._last_pts: int | None = None
+
+    def _open(self, sink: BinaryIO, container: Container) -> OutputContainer:
+        options = container.options_for(self.facts.time_base)
+        return av.open(sink, "w", format=container.format, container_options=options, buffer_size=1 << 20)
 
     def _add_video(self, source: VideoStream, encoding: Encoding, container: Container) -> VideoStream:
         try:
@@ -71,7 +77,7 @@ class Muxer:
             return None  # the text track of MP4 chapters: the muxer makes a new one from the chapters
         try:
             # Some misfits show only when the header is written, too late for this one: so each is tried apart.
-            trial = _open(io.BytesIO(), container, container.options)
+            trial = self._open(io.BytesIO(), container)
             _copy_layout(stream, trial)
             trial.start_encoding()
         except (ValueError, av.error.FFmpegError):
@@ -145,10 +151,6 @@ class Muxer:
             for out in bitstream_filter.filter(packet) if bitstream_filter else [packet]:
                 out.stream, out.time_base = copy, time_base
                 yield out
-
-
-def _open(sink: BinaryIO, container: Container, options: dict[str, str]) -> OutputContainer:
-    return av.open(sink, "w", format=container.format, container_options=options, buffer_size=1 << 20)
 
 
 def _copy_layout(stream: Stream, output: OutputContainer) -> Stream:

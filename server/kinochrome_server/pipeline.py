@@ -91,6 +91,7 @@ def colorize(
     with Film(source) as film:
         codec, pix_fmt = choose_codec(settings.codec, container, film.facts.picture)
         encoding = Encoding(codec, pix_fmt, film.facts)
+        encoding.check()
         geometry = Geometry.of(film.facts.picture, colorizer.manifest, pix_fmt)
         watch.expected = film.facts.frames_expected
         pool = _Workers(

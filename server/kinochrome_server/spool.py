@@ -22,11 +22,18 @@ class Upload:
     """
 
     def __init__(self, path: Path) -> None:
-        self.name = "film"  # what the client calls it is used nowhere
         self._path = path
         self._file = path.open("wb", buffering=0)
         self._size, self._complete, self._abandoned = 0, False, False
         self._changed = threading.Condition()
+
+    @property
+    def name(self) -> str:
+        return "film"  # what the client calls it is used nowhere
+
+    def size(self) -> int | None:
+        with self._changed:
+            return self._size if self._complete else None
 
     def append(self, data: bytes) -> None:
         """Add the next bytes."""

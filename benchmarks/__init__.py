@@ -1,0 +1,1 @@
+"""Scripts that measure and show: run them as `python -m benchmarks.NAME`."""

@@ -1,0 +1,233 @@
+"""The promises on films of every kind, with a lossless codec where luma is compared."""
+
+import io
+import threading
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kinochrome_proto.errors import BadFilm, BadSettings, Cancelled, UnknownColorizer
+from kinochrome_server.film import FileSource
+from kinochrome_server.pipeline import Report, Settings, Watcher, colorize
+from tests import films, reading
+from tests.films import Kind
+
+MS = Fraction(1, 1000)  # the clock of Matroska: times in it survive exactly
+
+KINDS = {
+    "420": Kind("film.mkv", time_base=MS, pts=range(0, 60 * 40, 40)),
+    "422": Kind("film.mkv", pix_fmt="yuv422p"),
+    "444": Kind("film.mkv", pix_fmt="yuv444p"),
+    "10 bit": Kind("film.mkv", pix_fmt="yuv420p10le"),
+    "12 bit 422": Kind("film.mkv", codec="ffv1", pix_fmt="yuv422p12le"),
+    "16 bit": Kind("film.mkv", codec="ffv1", pix_fmt="yuv420p16le"),
+    "gray": Kind("film.mkv", codec="ffv1", pix_fmt="gray"),
+    "10 bit gray": Kind("film.mkv", codec="ffv1", pix_fmt="gray10le"),
+    "full range": Kind("film.mkv", full_range=True, matrix=1),
+    "bt709": Kind("film.mkv", matrix=1),
+    "odd size": Kind("film.mkv", codec="ffv1", size=(161, 121)),
+    "tiny": Kind("film.mkv", codec="ffv1", size=(2, 2), frames=3),
+    "rgb": Kind("film.mov", codec="png", pix_fmt="rgb24", frames=10),
+    "palette": Kind("film.gif", codec="gif", pix_fmt="gray", frames=10, time_base=Fraction(1, 100)),
+    "open groups of pictures": Kind(
+        "film.mkv", codec="mpeg2video", gop=15, frames=150, options={"bf": "2", "b": "4M", "sc_threshold": "1000000000"}
+    ),
+    "hevc": Kind("film.mkv", codec="libx265", options={"x265-params": "log-level=none:keyint=25"}, frames=120),
+    "vp9": Kind("film.webm", codec="libvpx-vp9", options={"deadline": "realtime", "cpu-used": "8"}),
+    "one frame": Kind("film.mkv", frames=1),
+}
+
+
+def run(film: Path, out: Path, **settings: str | bool) -> tuple[Report, list[str]]:
+    said: list[str] = []
+
+    class Listener(Watcher):
+        def on_warning(self, text: str) -> None:
+            said.append(text)
+
+    with out.open("wb") as sink:
+        given = Settings(container=out.suffix[1:], **settings)  # type: ignore[arg-type]
+        report = colorize(FileSource(film), sink, given, Listener(), workers=2)
+    return report, said
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_luma_is_the_sources_byte_for_byte_and_chroma_is_new(kind: Kind, tmp_path: Path) -> None:
+    film = films.make(tmp_path, kind)
+    report, _ = run(film, tmp_path / "out.mkv", codec="ffv1")
+    source, coloured = reading.pictures(film), reading.pictures(tmp_path / "out.mkv")
+    assert report.frames == len(source) == len(coloured) == kind.frames
+    for before, after in zip(source, coloured, strict=True):
+        assert after.depth == before.depth
+        assert np.array_equal(after.luma, before.luma)
+    assert coloured[0].full_range == kind.full_range
+    if kind.size != (2, 2):
+        assert max(picture.chroma_strength() for picture in coloured) > 0.5
+
+
+def test_matrix_is_tagged_even_where_the_source_says_nothing(tmp_path: Path) -> None:
+    for name, kind, matrix in (
+        ("sd", Kind(size=(160, 120)), 6),
+        ("hd", Kind(size=(1280, 720), frames=3), 1),
+        ("said", Kind(matrix=1), 1),
+    ):
+        (tmp_path / name).mkdir()
+        film = films.make(tmp_path / name, kind)
+        run(film, tmp_path / name / "out.mp4")
+        assert reading.pictures(tmp_path / name / "out.mp4")[0].matrix == matrix, name
+
+
+IRREGULAR = [0, 37, 41, 100, 101, 350, 351, 352, 1000, 1017, *range(1100, 1100 + 50 * 33, 33)]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+@pytest.mark.parametrize("shift", [0, 10_000], ids=["from zero", "from ten seconds"])
+def test_times_are_the_sources_exactly(suffix: str, shift: int, tmp_path: Path) -> None:
+    times = [shift + time for time in IRREGULAR]
+    kind = Kind("film.mkv", frames=60, time_base=MS, pts=times, gop=20, audio="aac", options={"bf": "3"})
+    film = films.make(tmp_path, kind)
+    run(film, tmp_path / f"out{suffix}", codec="h264")
+    assert [picture.time for picture in reading.pictures(film)] == [time * MS for time in times]
+    assert [picture.time for picture in reading.pictures(tmp_path / f"out{suffix}")] == [time * MS for time in times]
+
+
+def test_mp4_keeps_a_film_clock_that_milliseconds_cannot(tmp_path: Path) -> None:
+    kind = Kind("film.mp4", time_base=Fraction(1001, 30000), audio="aac", frames=70)
+    film = films.make(tmp_path, kind)
+    run(film, tmp_path / "out.mp4")
+    times = [picture.time for picture in reading.pictures(tmp_path / "out.mp4")]
+    assert times == [index * Fraction(1001, 30000) for index in range(70)]
+
+
+def test_sound_subtitles_chapters_and_tags_come_through(tmp_path: Path) -> None:
+    kind = Kind("film.mkv", audio="aac", languages=("eng", "deu"), subtitle="ass", chapters=True, frames=72)
+    film = films.make(tmp_path, kind)
+    _, said = run(film, tmp_path / "out.mkv")
+    before, after = (reading.tracks(file, "audio", "subtitle") for file in (film, tmp_path / "out.mkv"))
+    assert [track.language for track in after] == ["eng", "deu", "fra"]
+    assert after == before
+    assert all(track.packets for track in after)
+    import av
+
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        assert [chapter["metadata"]["title"] for chapter in container.chapters()] == ["One", "Two"]
+        assert container.metadata["title"] == "A test film"
+    assert not said
+
+
+def test_a_stream_the_container_cannot_hold_is_named(tmp_path: Path) -> None:
+    film = films.make(tmp_path, Kind("film.mkv", audio="aac", subtitle="ass"))
+    _, said = run(film, tmp_path / "out.mp4")
+    assert len(said) == 1
+    assert "subtitle stream 2 (ass)" in said[0].replace("ssa", "ass")
+    assert "mp4 cannot hold it" in said[0]
+    assert len(reading.tracks(tmp_path / "out.mp4", "audio")[0].packets) > 10
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_rotation_and_aspect_are_carried(suffix: str, tmp_path: Path) -> None:
+    film = films.make(tmp_path, Kind("film.mp4", rotation=90, aspect=Fraction(16, 15)))
+    run(film, tmp_path / f"out{suffix}")
+    assert reading.pictures(tmp_path / f"out{suffix}")[0].rotation == reading.pictures(film)[0].rotation != 0
+    import av
+
+    with av.open(str(tmp_path / f"out{suffix}")) as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(16, 15)
+
+
+def test_the_number_of_workers_changes_no_byte(tmp_path: Path) -> None:
+    film = films.make(tmp_path, Kind("film.mp4", frames=300, gop=30, audio="aac"))
+    results = []
+    for workers in (1, 2, 5):
+        sink = io.BytesIO()
+        colorize(FileSource(film), sink, Settings(container="mp4"), workers=workers)
+        results.append(sink.getvalue())
+    assert results[0] == results[1] == results[2]
+
+
+def test_a_film_is_cut_at_keyframes_into_segments_of_some_length(tmp_path: Path) -> None:
+    from kinochrome_server.film import MIN_SEGMENT_FRAMES, Film
+
+    film = films.make(tmp_path, Kind("film.mp4", frames=200, gop=10, options={"sc_threshold": "0"}))
+    with Film(FileSource(film)) as opened:
+        segments = list(opened.segments(lenient=False, warn=print))
+    assert [len(segment.packets) for segment in segments] == [50, 50, 50, 50]
+    assert all(segment.packets[0].is_keyframe for segment in segments)
+    assert MIN_SEGMENT_FRAMES <= 50
+
+
+def test_cancelling_stops_the_run(tmp_path: Path) -> None:
+    film = films.make(tmp_path, Kind(frames=400))
+    cancelled = threading.Event()
+
+    class Impatient(Watcher):
+        def on_progress(self, frames: int, expected: int) -> None:
+            cancelled.set()
+
+    threads = threading.active_count()
+    with pytest.raises(Cancelled):
+        colorize(FileSource(film), io.BytesIO(), Settings(), Impatient(), cancelled=cancelled)
+    assert threading.active_count() == threads
+
+
+def test_progress_ends_at_the_number_of_frames(tmp_path: Path) -> None:
+    film = films.make(tmp_path, Kind(frames=75))
+    seen: list[tuple[int, int]] = []
+
+    class Counter(Watcher):
+        def on_progress(self, frames: int, expected: int) -> None:
+            seen.append((frames, expected))
+
+    colorize(FileSource(film), io.BytesIO(), Settings(), Counter())
+    assert seen[-1] == (75, 75)
+    assert [frames for frames, _ in seen] == sorted(frames for frames, _ in seen)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        (Settings(codec="h263"), BadSettings, "no codec 'h263': choose from"),
+        (Settings(container="avi"), BadSettings, "no output container 'avi'"),
+        (Settings(colorizer="nope"), UnknownColorizer, "no colorizer 'nope': choose from default"),
+        (Settings(colorizer="missing.onnx"), UnknownColorizer, "No such file"),
+    ],
+)
+def test_settings_that_do_not_exist_are_refused(
+    settings: Settings, error: type[Exception], words: str, tmp_path: Path
+) -> None:
+    film = films.make(tmp_path, Kind(frames=2))
+    with pytest.raises(error, match=words):
+        colorize(FileSource(film), io.BytesIO(), settings)
+
+
+def test_a_codec_that_would_lose_luma_is_refused(tmp_path: Path) -> None:
+    film = films.make(tmp_path, Kind("film.mkv", codec="ffv1", pix_fmt="yuv420p12le", frames=2))
+    with pytest.raises(BadSettings, match=r"h264 cannot hold 12-bit luma .* use --codec ffv1"):
+        colorize(FileSource(film), io.BytesIO(), Settings(codec="h264"))
+
+
+@pytest.mark.parametrize("name", ["film.mkv", "film.avi", "film.mp4"])
+def test_a_cut_off_film_is_refused_unless_lenient(name: str, tmp_path: Path) -> None:
+    film = films.make(tmp_path, Kind(name, gop=10, frames=120, faststart=True, options={"bf": "0"}))
+    film.write_bytes(film.read_bytes()[: film.stat().st_size * 7 // 10])
+    with pytest.raises(BadFilm, match=r"is cut off.*--lenient colours what can be read"):
+        run(film, tmp_path / "out.mkv")
+    report, said = run(film, tmp_path / "out.mkv", lenient=True)
+    assert 40 <= report.frames < 120
+    assert len(reading.pictures(tmp_path / "out.mkv")) == report.frames
+    assert any("is cut off" in text for text in said)
+
+
+def test_a_damaged_frame_is_refused_unless_lenient(tmp_path: Path) -> None:
+    film = films.make(tmp_path, Kind("film.mov", codec="png", pix_fmt="rgb24", frames=20))
+    data = bytearray(film.read_bytes())
+    places = [index for index in range(len(data)) if data[index : index + 4] == b"IHDR"]
+    data[places[10] + 4 : places[10] + 12] = b"\0" * 8  # the eleventh frame says that it is 0x0 large
+    film.write_bytes(data)
+    with pytest.raises(BadFilm, match=r"a frame at 0\.4\d s cannot be decoded; --lenient"):
+        run(film, tmp_path / "out.mkv")
+    report, said = run(film, tmp_path / "out.mkv", lenient=True)
+    assert report.frames == 19
+    assert len(said) == 1
