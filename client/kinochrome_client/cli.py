@@ -26,15 +26,12 @@ CONTAINER_OF = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "mkv"}
 
 
 def main() -> None:
-    """Entry point: one line and exit code 1 for errors that a person can mend, 130 for Ctrl-C."""
+    """Entry point: one line and exit code 1 for errors that a person can mend, 130 for Ctrl-C, 2 for bad usage."""
     try:
         app()
     except KinochromeError as error:
         print(f"kinochrome: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("kinochrome: interrupted", file=sys.stderr)
-        sys.exit(130)
 
 
 def _sibling(module: str, extra: str) -> ModuleType:
@@ -49,9 +46,12 @@ def _sibling(module: str, extra: str) -> ModuleType:
 
 @contextmanager
 def _local_errors() -> Iterator[None]:
-    """Disk errors while writing, in one line."""
+    """Disk errors while writing, and Ctrl-C, in one line."""
     try:
         yield
+    except KeyboardInterrupt:
+        print("kinochrome: interrupted; nothing was left behind", file=sys.stderr)
+        raise typer.Exit(130) from None
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise KinochromeError(f"{error.strerror or error}{where}; nothing was left behind") from None
@@ -202,7 +202,7 @@ def train(
             )
         except KeyboardInterrupt:
             print(f"kinochrome: saved in {out}; the same command with --resume carries on", file=sys.stderr)
-            raise
+            raise typer.Exit(130) from None
     print(f"{out}: {done} steps; next: kinochrome evaluate {out} --data STILLS, kinochrome export {out} -o MODEL.onnx")
 
 

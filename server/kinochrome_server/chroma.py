@@ -51,10 +51,10 @@ def thumbnail(luma: Plane, geometry: Geometry) -> npt.NDArray[np.uint8]:
     small = cv2.resize(luma, (columns, lines), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     picture = geometry.picture
     if picture.full_range and picture.depth == 8:
-        eight_bit: npt.NDArray[np.uint8] = small.astype(np.uint8)
-        return eight_bit
+        return small.astype(np.uint8, copy=False)
     black, span = _luma_range(picture)
-    return np.clip((small.astype(np.float32) - black) * (255 / span) + 0.5, 0, 255).astype(np.uint8)
+    brought: Float = (small.astype(np.float32) - black) * (255 / span) + 0.5
+    return brought.clip(0, 255).astype(np.uint8)
 
 
 def chroma_planes(

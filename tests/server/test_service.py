@@ -139,7 +139,7 @@ def test_a_client_that_leaves_leaves_nothing_behind(server: serving.Server, tmp_
         call = wire_grpc.ColorizerServiceStub(channel).Colorize(iter(requests))
         next(iter(call))
         assert any(server.spool.iterdir())
-        call.cancel()  # type: ignore[no-untyped-call]
+        call.cancel()
     assert spool_is_empty(server)
     with (tmp_path / "out").open("w+b") as sink:  # and the server serves on
         assert remote.colorize(server.address, film, sink, wire.Settings()) == 600

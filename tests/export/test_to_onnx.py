@@ -1,0 +1,54 @@
+"""From a trained run to a colorizer file that the server takes."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from kinochrome_export import parity, to_onnx
+from kinochrome_export.graph import LumaToChroma
+from kinochrome_server import colorizers
+from kinochrome_server.engine import CpuEngine
+from kinochrome_trainer import checkpoint, loop, networks
+from tests.trainer import pictures
+from tests.trainer.test_loop import small
+
+
+@pytest.mark.parametrize("name", networks.GENERATORS)
+def test_every_generator_exports_and_paints_the_same_in_the_server(name: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    loop.train(small(f"generator.name={name}", "steps=3"), run, colour=[pictures.make(tmp_path / "stills")])
+    file = tmp_path / "new.onnx"
+    manifest = to_onnx.export(run, file, working_size=64)
+    assert [entry.name for entry in tmp_path.iterdir() if "new" in entry.name] == ["new.onnx"]  # no data file beside
+
+    colorizer = colorizers.load(str(file))
+    assert colorizer.manifest == manifest
+    assert manifest.working_size == 64 and manifest.family == "pix2pix"
+    assert manifest.recipe["trained_steps"] == 3 and manifest.recipe["generator"]["name"] == name
+    assert manifest.parity["largest"] < 0.01
+    assert onnx.load(file).opset_import[0].version >= 18
+
+    system, _, _ = checkpoint.restore(checkpoint.latest(run))
+    graph, engine = LumaToChroma(system.average).eval(), CpuEngine(colorizer)
+    multiple = manifest.size_multiple
+    for count, rows, columns in ((1, 2, 3), (7, 3, 2)):
+        luma = np.random.default_rng(0).integers(0, 256, (count, rows * multiple, columns * multiple), dtype=np.uint8)
+        with torch.no_grad():
+            expected = graph(torch.from_numpy(luma).unsqueeze(1)).numpy()
+        assert np.abs(engine.run(luma) - expected).max() < 0.01 / 255
+
+
+def test_a_file_that_computes_something_else_is_refused(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    loop.train(small("steps=2"), run, colour=[pictures.make(tmp_path / "stills")])
+    to_onnx.export(run, tmp_path / "good.onnx")
+    system, _, _ = checkpoint.restore(checkpoint.latest(run))
+    generator = system.average
+    with torch.no_grad():
+        assert isinstance(generator, networks.LightUNet) and generator.head.bias is not None
+        generator.head.bias += 0.1
+    with pytest.raises(parity.ParityError, match=r"good\.onnx differs from the trained network by"):
+        parity.measure(LumaToChroma(generator).eval(), tmp_path / "good.onnx", generator.size_multiple)
