@@ -31,7 +31,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     ("name", "overrides", "words"),
     [
         ("pix2pixx", [], r"no recipe 'pix2pixx' \(did you mean 'pix2pix'\?\)"),
-        ("default", ["loss.l2=1"], r"unknown setting 'loss.l2' \(did you mean 'l1'\?\)"),
+        ("default", ["loss.advesarial=1"], r"unknown setting 'loss.advesarial' \(did you mean 'adversarial'\?\)"),
         ("default", ["optimiser.lr=1"], r"unknown setting 'optimiser' \(did you mean 'optimizer'\?\)"),
         ("default", ["steps=many"], "steps must be int, not 'many'"),
         ("default", ["steps=1.5"], "steps must be int"),

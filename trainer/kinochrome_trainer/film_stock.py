@@ -75,6 +75,7 @@ def grain(gray: Tensor, sigma: Tensor, chance: torch.Generator) -> Tensor:
     clumped = F.avg_pool2d(F.pad(noise, (1, 1, 1, 1), mode="reflect"), 3, stride=1) * 3  # unit variance again
     coarse = torch.rand(len(gray), 1, 1, 1, generator=chance, device=gray.device)
     mix = (1 - coarse).sqrt() * noise + coarse.sqrt() * clumped
+    mix = mix / (1 + 2 / 3 * ((1 - coarse) * coarse).sqrt()).sqrt()  # the two share a third of their variance
     return sigma * mix * (0.4 + 2.4 * gray.clamp(0, 1) * (1 - gray.clamp(0, 1)))
 
 
@@ -88,7 +89,7 @@ def jpeg_wear(gray: Tensor, quality: Tensor) -> Tensor:
     dct[0] *= math.sqrt(0.5)
     scale = torch.where(quality < 50, 50 / quality, 2 - quality / 50)  # the scaling of libjpeg
     table = (gray.new_tensor(_JPEG_LUMA) * scale).round().clamp_min(1).view(count, 1, 1, 8, 8) / 255
-    blocks = padded.view(count, rows, 8, columns, 8).transpose(2, 3) - 0.5
+    blocks = padded.view(count, rows, 8, columns, 8).transpose(2, 3) - 128 / 255
     coefficients = (dct @ blocks @ dct.T / table).round() * table
-    restored = (dct.T @ coefficients @ dct + 0.5).transpose(2, 3).reshape(count, 1, rows * 8, columns * 8)
+    restored = (dct.T @ coefficients @ dct + 128 / 255).transpose(2, 3).reshape(count, 1, rows * 8, columns * 8)
     return restored[:, :, :height, :width]
