@@ -1,5 +1,7 @@
 """Video codecs and containers that coloured film can be written in. A new one is a row here."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -41,6 +43,9 @@ def _x264_params() -> dict[str, str]:
     return {"x264-params": "asm=avx2"} if newest else {}
 
 
+FINEST_CLOCK = 10_000_000
+"""Ticks a second of an MP4 file's clock, at most."""
+
 CODECS: dict[str, Codec] = {
     "h264": Codec("libx264", {"preset": "veryfast", "crf": "18", **_x264_params()}),
     "h265": Codec(
@@ -59,15 +64,19 @@ class Container:
     default_codec: str
     options: dict[str, str] = field(default_factory=dict)
 
-    def options_for(self, time_base: Fraction) -> dict[str, str]:
-        """Options for a film of this time base."""
+    def options_for(self, time_base: Fraction, sample_rates: Sequence[int]) -> dict[str, str]:
+        """Options for a film of this time base and sound of these sample rates."""
         # bitexact leaves out random identifiers: the same film gives the same bytes. flush_packets lets no finished
         # fragment wait in a buffer for the next one.
         options = {"fflags": "+bitexact", "flush_packets": "1", **self.options}
-        if self.format in ("mp4", "mov") and time_base.denominator <= 1_000_000:
+        if self.format in ("mp4", "mov"):
             # MP4 keeps where a stream starts in units of the whole movie's clock, by default milliseconds: too
-            # coarse for exact times. The film's own clock is exact.
-            options["movie_timescale"] = str(max(1000, time_base.denominator))
+            # coarse for exact times. A clock that all streams divide is exact, as far as it stays a sane number.
+            clock = 1000
+            for rate in (time_base.denominator, *sample_rates):
+                if math.lcm(clock, rate) <= FINEST_CLOCK:
+                    clock = math.lcm(clock, rate)
+            options["movie_timescale"] = str(clock)
         return options
 
 

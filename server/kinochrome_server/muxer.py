@@ -34,6 +34,7 @@ class Muxer:
         Raises BadSettings when the container cannot hold the coloured stream itself.
         """
         self.facts = film.facts
+        self.sample_rates = [stream.sample_rate for stream in film.container.streams.audio if stream.sample_rate]
         self.output = self._open(sink, container)
         self.output.metadata.update(film.container.metadata)
         self.copies: dict[int, Stream] = {}
@@ -51,7 +52,7 @@ class Muxer:
         self._last_pts: int | None = None
 
     def _open(self, sink: BinaryIO, container: Container) -> OutputContainer:
-        options = container.options_for(self.facts.time_base)
+        options = container.options_for(self.facts.time_base, self.sample_rates)
         return av.open(sink, "w", format=container.format, container_options=options, buffer_size=1 << 20)
 
     def _add_video(self, source: VideoStream, encoding: Encoding, container: Container) -> VideoStream:

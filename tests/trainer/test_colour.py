@@ -18,7 +18,7 @@ def test_ycbcr_is_that_of_jpeg() -> None:
     for index in range(2):
         pixels = (rgb[index].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
         expected = np.asarray(Image.fromarray(pixels).convert("YCbCr")).astype(float)
-        assert np.abs(luma[index, 0].numpy() * 255 - expected[..., 0]).max() <= 1
+        assert np.abs(luma[index, 0].numpy() * 255 - expected[..., 0]).max() <= 1.01
         assert np.abs(chroma[index].numpy() * 255 + 128 - expected[..., 1:].transpose(2, 0, 1)).max() <= 1.01
 
 
