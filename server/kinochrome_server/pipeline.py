@@ -17,9 +17,9 @@ from kinochrome_proto.kinochrome.v1 import colorizer_pb2 as wire
 
 from . import colorizers
 from .chroma import Geometry
-from .codecs import Encoding, choose_codec, choose_container
+from .codecs import Container, Encoding, choose_codec, choose_container
 from .engine import CpuEngine
-from .film import Film, Segment, Source
+from .film import Facts, Film, Segment, Source
 from .muxer import Muxer
 from .worker import Chunk, Worker
 
@@ -92,6 +92,8 @@ def colorize(
         codec, pix_fmt = choose_codec(settings.codec, container, film.facts.picture)
         encoding = Encoding(codec, pix_fmt, film.facts)
         encoding.check()
+        for text in _caveats(film.facts, container):
+            watch.on_warning(text)
         geometry = Geometry.of(film.facts.picture, colorizer.manifest, pix_fmt)
         watch.expected = film.facts.frames_expected
         pool = _Workers(
@@ -127,6 +129,16 @@ def colorize(
             muxer.abandon()
             raise
     return Report(coloured)
+
+
+def _caveats(facts: Facts, container: Container) -> Iterator[str]:
+    """What of this film will not come through whole."""
+    if facts.picture.interlaced:
+        yield "the film is interlaced: its fields are kept as they are, but marked as whole frames"
+    if facts.picture.has_alpha:
+        yield "the film has transparency, which is left out"
+    if container.format == "matroska" and (1000 * facts.time_base).denominator > 1:
+        yield "Matroska keeps whole milliseconds: frames move by up to half of one; MP4 and MOV keep times exactly"
 
 
 class _Serial:

@@ -47,6 +47,8 @@ class Picture:
     """Matrix coefficients that the output is made for and tagged with: the source's, or the usual for its size."""
     primaries: int
     transfer: int
+    interlaced: bool
+    has_alpha: bool
     has_luma_plane: bool
     """False for RGB and palette pictures, whose luma is computed once, here, in limited range."""
 
@@ -76,6 +78,8 @@ def picture_of(frame: VideoFrame, stream: VideoStream) -> Picture:
         matrix=matrix,
         primaries=frame.color_primaries,
         transfer=frame.color_trc,
+        interlaced=frame.interlaced_frame,
+        has_alpha=format.has_palette or len(format.components) in (2, 4),
         has_luma_plane=has_luma,
     )
 

@@ -230,4 +230,20 @@ def test_a_damaged_frame_is_refused_unless_lenient(tmp_path: Path) -> None:
         run(film, tmp_path / "out.mkv")
     report, said = run(film, tmp_path / "out.mkv", lenient=True)
     assert report.frames == 19
-    assert len(said) == 1
+    assert sum("cannot be decoded and is left out" in text for text in said) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix", "words"),
+    [
+        (Kind("film.mp4", options={"x264-params": "interlaced=1"}), ".mp4", "interlaced"),
+        (Kind("film.mov", codec="png", pix_fmt="rgba", frames=3), ".mp4", "transparency"),
+        (Kind("film.mp4", frames=3), ".mkv", "whole milliseconds"),
+        (Kind("film.mkv", time_base=MS, frames=3), ".mkv", ""),
+        (Kind("film.mp4", frames=3), ".mp4", ""),
+    ],
+    ids=["interlaced", "alpha", "fine clock", "coarse clock", "plain"],
+)
+def test_what_does_not_come_through_whole_is_said(kind: Kind, suffix: str, words: str, tmp_path: Path) -> None:
+    _, said = run(films.make(tmp_path, kind), tmp_path / f"out{suffix}")
+    assert (len(said) == 1 and words in said[0]) if words else not said
