@@ -42,7 +42,7 @@ def frames(width: int, height: int, seconds_per_shot: float) -> Iterator[Picture
             done = step / count if index % 2 == 0 else 1 - step / count
             scale = view * (0.95 - 0.2 * done)
             left = (wide - width * scale) * (0.2 + 0.6 * done)
-            top = (tall - height * scale) * (0.7 - 0.4 * done)
+            top = (tall - height * scale) * (0.1 + 0.4 * done)
             matrix = np.array([[scale, 0, left], [0, scale, top]], np.float32)
             flags = cv2.INTER_AREA if scale > 1 else cv2.INTER_CUBIC
             moved = cv2.warpAffine(picture, matrix, (width, height), flags=flags | cv2.WARP_INVERSE_MAP)

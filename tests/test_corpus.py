@@ -1,18 +1,28 @@
 """The promises on real films of many kinds."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from kinochrome_client import remote
+from kinochrome_proto.kinochrome.v1 import colorizer_pb2 as wire
 from kinochrome_server.film import FileSource
 from kinochrome_server.pipeline import Settings, colorize
 from tests import reading, shared
+from tests.server import serving
 
 EXACT = ".mp4"  # its clock is the film's own, whatever that is
 MATROSKA = {".mkv", ".webm"}
 BLACK = 24  # 8-bit code value: a film that never gets brighter has no colour to show
 COARSEST_CLOCK_S = 0.0005 + 1e-9  # Matroska's whole milliseconds: at most half of one off
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[serving.Server]:
+    with serving.running(tmp_path_factory.mktemp("server")) as running:
+        yield running
 
 
 def coloured(film: Path, folder: Path, codec: str, suffix: str) -> Path:
@@ -26,9 +36,14 @@ def coloured(film: Path, folder: Path, codec: str, suffix: str) -> Path:
 @pytest.mark.slow
 @shared.needs_data
 @pytest.mark.parametrize("film", shared.films(), ids=lambda film: film.name)
-def test_time_sound_and_length_are_the_films_and_it_is_in_colour(film: Path, tmp_path: Path) -> None:
+def test_time_sound_and_length_are_the_films_and_it_is_in_colour(
+    film: Path, server: serving.Server, tmp_path: Path
+) -> None:
     suffix = ".mkv" if film.suffix in MATROSKA else EXACT
     out = coloured(film, tmp_path, "h264", suffix)
+    with (tmp_path / "remote").open("w+b") as sink:
+        remote.colorize(server.address, film, sink, wire.Settings(codec="h264", container=suffix[1:]))
+    assert (tmp_path / "remote").read_bytes() == out.read_bytes()
     before, after = reading.pictures(film), reading.pictures(out)
     assert len(before) == len(after)
     if film.name == "vp9.webm":  # its clock counts nanoseconds, Matroska's, as libav writes it, milliseconds
