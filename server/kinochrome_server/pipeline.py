@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from os import cpu_count
+from types import TracebackType
 from typing import BinaryIO
 
 from kinochrome_proto.errors import BadFilm, Cancelled
@@ -77,7 +78,8 @@ def colorize(
         sink: where the coloured film goes. On an exception what it holds is no film: throw it away.
         settings: how.
         watcher: told of progress and warnings.
-        cancelled: set it from another thread to stop; `Cancelled` is raised.
+        cancelled: set it from another thread to stop; `Cancelled` is raised. A run that fails sets it too, for a
+            source that makes its readers wait.
         server_only: refuse colorizers named by file.
         workers: segments coloured at a time; by default one per core.
 
@@ -98,6 +100,7 @@ def colorize(
         watch.expected = film.facts.frames_expected
         pool = _Workers(
             workers or cpu_count() or 1,
+            cancelled,
             lambda: Worker(
                 source,
                 engine,
@@ -112,9 +115,7 @@ def colorize(
         try:
             coloured = 0
             with pool:
-                for segment, chunk in pool.run(
-                    film.segments(lenient=settings.lenient, warn=watch.on_warning), cancelled
-                ):
+                for segment, chunk in pool.run(film.segments(lenient=settings.lenient, warn=watch.on_warning)):
                     for text in chunk.warnings:
                         watch.on_warning(text)
                     coloured += chunk.frames
@@ -125,7 +126,6 @@ def colorize(
                 raise RuntimeError(f"{coloured} frames were coloured but {muxer.frames} written")
             muxer.finish()
         except BaseException:
-            cancelled.set()
             muxer.abandon()
             raise
     return Report(coloured)
@@ -161,8 +161,8 @@ class _Serial:
 class _Workers:
     """Colours segments on several threads (decoder, colorizer and encoder release the GIL) and keeps their order."""
 
-    def __init__(self, count: int, make: Callable[[], Worker]) -> None:
-        self._count, self._make = count, make
+    def __init__(self, count: int, cancelled: threading.Event, make: Callable[[], Worker]) -> None:
+        self._count, self._cancelled, self._make = count, cancelled, make
         self._local = threading.local()
         self._made: list[Worker] = []
 
@@ -170,17 +170,22 @@ class _Workers:
         self._pool = ThreadPoolExecutor(self._count, "worker")
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._cancelled.set()  # whatever failed, nobody wants the segments that are still being coloured
+        self._reader.join()
         self._pool.shutdown(wait=True, cancel_futures=True)
         for worker in self._made:
             worker.close()
 
-    def run(self, segments: Iterator[Segment], cancelled: threading.Event) -> Iterator[tuple[Segment, Chunk]]:
+    def run(self, segments: Iterator[Segment]) -> Iterator[tuple[Segment, Chunk]]:
         """Segments with their chunks, in order. At most a few segments are held at a time, however long the film."""
         ahead: queue.Queue[tuple[Segment, Future[Chunk]] | BaseException | None] = queue.Queue(self._count + 1)
 
         def put(item: tuple[Segment, Future[Chunk]] | BaseException | None) -> None:
-            while not cancelled.is_set():
+            while not self._cancelled.is_set():
                 try:
                     return ahead.put(item, timeout=0.1)
                 except queue.Full:
@@ -195,23 +200,17 @@ class _Workers:
             except BaseException as error:
                 put(error)
 
-        reader = threading.Thread(target=read, name="reader")
-        reader.start()
-        try:
-            while (item := self._next(ahead, cancelled)) is not None:
-                segment, future = item
-                yield segment, future.result()
-        except BaseException:
-            cancelled.set()
-            raise
-        finally:
-            reader.join()
+        self._reader = threading.Thread(target=read, name="reader")
+        self._reader.start()
+        while (item := self._next(ahead)) is not None:
+            segment, future = item
+            yield segment, future.result()
 
     def _next(
-        self, ahead: "queue.Queue[tuple[Segment, Future[Chunk]] | BaseException | None]", cancelled: threading.Event
+        self, ahead: "queue.Queue[tuple[Segment, Future[Chunk]] | BaseException | None]"
     ) -> tuple[Segment, Future[Chunk]] | None:
         while True:
-            if cancelled.is_set():
+            if self._cancelled.is_set():
                 raise Cancelled("cancelled")
             try:
                 item = ahead.get(timeout=0.1)

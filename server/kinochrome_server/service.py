@@ -110,9 +110,9 @@ class _Call:
 
     def __init__(self, folder: Path, settings: pipeline.Settings, loop: asyncio.AbstractEventLoop) -> None:
         self._settings, self._loop = settings, loop
-        self._upload = Upload(folder / "source")
-        self._coloured = folder / "coloured"
         self._cancelled = threading.Event()
+        self._upload = Upload(folder / "source", self._cancelled)
+        self._coloured = folder / "coloured"
         self._responses: asyncio.Queue[wire.ColorizeResponse] = asyncio.Queue()
         self._room = threading.Semaphore(AHEAD)
 
@@ -122,9 +122,10 @@ class _Call:
             async for request in requests:
                 await self._loop.run_in_executor(threads, self._upload.append, request.film)
         except BaseException:
-            self._upload.abandon()
+            self._cancelled.set()
             raise
-        self._upload.finish()
+        finally:
+            self._upload.finish()
 
     def run(self) -> wire.Finished:
         """Colour the film; called in a thread."""
@@ -156,7 +157,6 @@ class _Call:
     def cancel(self) -> None:
         """Make the pipeline stop at its next step, whatever it waits for."""
         self._cancelled.set()
-        self._upload.abandon()
 
     def say(self, response: wire.ColorizeResponse, *, droppable: bool = False) -> None:
         """Queue a response, from any thread; waits while the client is slow. A droppable one is dropped instead."""

@@ -21,10 +21,11 @@ class Upload:
     streamed is read as it comes. Neither needs to be told apart.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, cancelled: threading.Event) -> None:
+        """Once `cancelled` is set, readers that wait raise Cancelled."""
+        self._path, self._cancelled = path, cancelled
         self._file = path.open("wb", buffering=0)
-        self._size, self._complete, self._abandoned = 0, False, False
+        self._size, self._complete = 0, False
         self._changed = threading.Condition()
 
     @property
@@ -49,25 +50,17 @@ class Upload:
             self._complete = True
             self._changed.notify_all()
 
-    def abandon(self) -> None:
-        """No more bytes will come and the film is not whole: waiting readers raise Cancelled."""
-        self._file.close()
-        with self._changed:
-            self._abandoned = True
-            self._changed.notify_all()
-
     def open(self) -> BinaryIO:
         return cast(BinaryIO, _GrowingReader(self, self._path))
 
     def wait(self, position: int | None) -> int:
         """Wait for a byte at `position`, or, with None, for the end; return the size so far."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._complete or self._abandoned or (position is not None and self._size > position)
-            )
-            if self._abandoned:
-                raise Cancelled("the upload was broken off")
-            return self._size
+            while not self._cancelled.is_set():
+                if self._complete or (position is not None and self._size > position):
+                    return self._size
+                self._changed.wait(0.1)
+        raise Cancelled("cancelled")
 
 
 class _GrowingReader(io.RawIOBase):

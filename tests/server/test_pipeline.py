@@ -1,5 +1,6 @@
 """The promises on films of every kind, with a lossless codec where luma is compared."""
 
+import errno
 import io
 import threading
 from fractions import Fraction
@@ -169,6 +170,19 @@ def test_cancelling_stops_the_run(tmp_path: Path) -> None:
     threads = threading.active_count()
     with pytest.raises(Cancelled):
         colorize(FileSource(film), io.BytesIO(), Settings(), Impatient(), cancelled=cancelled)
+    assert threading.active_count() == threads
+
+
+def test_a_full_disk_ends_the_run_with_its_own_error(tmp_path: Path) -> None:
+    film = films.make(tmp_path, Kind(frames=400, gop=25, options={"sc_threshold": "0"}))
+
+    class FullDisk(io.BytesIO):
+        def write(self, data: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    threads = threading.active_count()
+    with pytest.raises(OSError, match="No space left on device"):
+        colorize(FileSource(film), FullDisk(), Settings(container="mkv"))
     assert threading.active_count() == threads
 
 

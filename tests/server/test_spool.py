@@ -9,7 +9,7 @@ from kinochrome_server.spool import MESSAGE_SIZE, Run, SentFile, Upload
 
 
 def test_a_reader_waits_for_bytes_and_sees_all_of_them(tmp_path: Path) -> None:
-    upload = Upload(tmp_path / "film")
+    upload = Upload(tmp_path / "film", threading.Event())
     whole = bytes(range(256)) * 1000
     got: list[bytes] = []
 
@@ -29,7 +29,7 @@ def test_a_reader_waits_for_bytes_and_sees_all_of_them(tmp_path: Path) -> None:
 
 
 def test_seeking_to_the_end_waits_for_the_end(tmp_path: Path) -> None:
-    upload = Upload(tmp_path / "film")
+    upload = Upload(tmp_path / "film", threading.Event())
     upload.append(b"abc")
     sizes: list[int] = []
     file = upload.open()
@@ -47,20 +47,23 @@ def test_seeking_to_the_end_waits_for_the_end(tmp_path: Path) -> None:
     file.close()
 
 
-def test_an_abandoned_upload_frees_its_readers(tmp_path: Path) -> None:
-    upload = Upload(tmp_path / "film")
+def test_cancelling_frees_waiting_readers(tmp_path: Path) -> None:
+    cancelled = threading.Event()
+    upload = Upload(tmp_path / "film", cancelled)
     faults: list[BaseException] = []
 
     def read() -> None:
         try:
-            upload.open().read(1)
+            with upload.open() as file:
+                file.read(1)
         except Cancelled as error:
             faults.append(error)
 
     reader = threading.Thread(target=read)
     reader.start()
-    upload.abandon()
+    cancelled.set()
     reader.join(10)
+    upload.finish()
     assert len(faults) == 1
 
 
