@@ -1,17 +1,23 @@
 """The `kinochrome` command. A verb parses, calls, prints; what it needs is imported when it runs."""
 
 import importlib
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
 from kinochrome_proto.errors import BadFilm, BadSettings, KinochromeError
+
+if TYPE_CHECKING:
+    from kinochrome_proto.kinochrome.v1 import colorizer_pb2 as wire
+
+    from .progress import Display
 
 app = typer.Typer(
     name="kinochrome",
@@ -46,7 +52,8 @@ def _sibling(module: str, extra: str) -> ModuleType:
 
 @contextmanager
 def _local_errors() -> Iterator[None]:
-    """Disk errors while writing, and Ctrl-C, in one line."""
+    """Disk errors while writing, Ctrl-C and a polite kill, in one line."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
@@ -128,18 +135,15 @@ def colorize(
     print(f"{out}: {frames} frames, {display.rate:.1f} fps")
 
 
-def _colorize_here(film: Path, sink: object, settings: object, display: object) -> int:
-    pipeline = _sibling("kinochrome_server.pipeline", "server")
-    source = _sibling("kinochrome_server.film", "server").FileSource(film)
-
-    class Watcher(pipeline.Watcher):  # type: ignore[name-defined, misc]
-        def on_progress(self, frames: int, expected: int) -> None:
-            display.update(frames, expected)  # type: ignore[attr-defined]
-
-        def on_warning(self, text: str) -> None:
-            display.warn(text)  # type: ignore[attr-defined]
-
-    report = pipeline.colorize(source, sink, pipeline.Settings.from_wire(settings), Watcher())
+def _colorize_here(film: Path, sink: BinaryIO, settings: "wire.Settings", display: "Display") -> int:
+    pipeline, films = (_sibling(f"kinochrome_server.{name}", "server") for name in ("pipeline", "film"))
+    report = pipeline.colorize(
+        films.FileSource(film),
+        sink,
+        pipeline.Settings.from_wire(settings),
+        on_progress=display.update,
+        on_warning=display.warn,
+    )
     return int(report.frames)
 
 
@@ -190,10 +194,10 @@ def train(
     recipes = _sibling("kinochrome_trainer.recipe", "trainer")
     with _training_errors(), Display(f"training {recipe}", "steps", "steps/s") as display:
 
-        def show(progress: object) -> None:
-            terms = " ".join(f"{name} {value:.4f}" for name, value in progress.losses.items())  # type: ignore[attr-defined]
-            note = f"{progress.pictures_per_second:.1f} pictures/s {terms}"  # type: ignore[attr-defined]
-            display.update(progress.step, progress.steps, note)  # type: ignore[attr-defined]
+        def show(progress: Any) -> None:
+            terms = " ".join(f"{name} {value:.4f}" for name, value in progress.losses.items())
+            note = f"{progress.pictures_per_second:.1f} pictures/s {terms}"
+            display.update(progress.step, progress.steps, note)
 
         overrides = [*(set_ or []), *([f"steps={steps}"] if steps else [])]
         try:

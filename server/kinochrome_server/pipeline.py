@@ -51,22 +51,13 @@ class Report:
     """Frames decoded, coloured and written."""
 
 
-class Watcher:
-    """What a caller may override to follow a run. Called from several threads, one call at a time."""
-
-    def on_progress(self, frames: int, expected: int) -> None:
-        """Frames coloured so far, and how many the film says it has (0: it does not say)."""
-
-    def on_warning(self, text: str) -> None:
-        """Something the user should know."""
-
-
 def colorize(
     source: Source,
     sink: BinaryIO,
     settings: Settings,
-    watcher: Watcher | None = None,
     *,
+    on_progress: Callable[[int, int], None] = lambda frames, expected: None,
+    on_warning: Callable[[str], None] = lambda text: None,
     cancelled: threading.Event | None = None,
     server_only: bool = False,
     workers: int | None = None,
@@ -77,7 +68,8 @@ def colorize(
         source: the film. It may still be growing: reads block until bytes are there.
         sink: where the coloured film goes. On an exception what it holds is no film: throw it away.
         settings: how.
-        watcher: told of progress and warnings.
+        on_progress: called with the frames coloured so far and those that the film says it has (0: it does not say).
+        on_warning: called with what the user should know. Both are called from several threads, one call at a time.
         cancelled: set it from another thread to stop; `Cancelled` is raised. A run that fails sets it too, for a
             source that makes its readers wait.
         server_only: refuse colorizers named by file.
@@ -86,7 +78,7 @@ def colorize(
     Raises BadFilm, BadSettings, UnknownColorizer, BadColorizer, Cancelled, and OSError of the sink.
     """
     cancelled = cancelled or threading.Event()
-    watch = _Serial(watcher or Watcher())
+    listener = _Listener(on_progress, on_warning)
     container = choose_container(settings.container)
     colorizer = colorizers.load(settings.colorizer, files=not server_only)
     engine = CpuEngine(colorizer)
@@ -95,9 +87,9 @@ def colorize(
         encoding = Encoding(codec, pix_fmt, film.facts)
         encoding.check()
         for text in _caveats(film.facts, container):
-            watch.on_warning(text)
+            listener.on_warning(text)
         geometry = Geometry.of(film.facts.picture, colorizer.manifest, pix_fmt)
-        watch.expected = film.facts.frames_expected
+        listener.expected = film.facts.frames_expected
         pool = _Workers(
             workers or cpu_count() or 1,
             cancelled,
@@ -108,16 +100,16 @@ def colorize(
                 encoding,
                 lenient=settings.lenient,
                 cancelled=cancelled,
-                on_frames=watch.on_frames,
+                on_frames=listener.on_frames,
             ),
         )
-        muxer = Muxer(sink, film, container, encoding, watch.on_warning)
+        muxer = Muxer(sink, film, container, encoding, listener.on_warning)
         try:
             coloured = 0
             with pool:
-                for segment, chunk in pool.run(film.segments(lenient=settings.lenient, warn=watch.on_warning)):
+                for segment, chunk in pool.run(film.segments(lenient=settings.lenient, warn=listener.on_warning)):
                     for text in chunk.warnings:
-                        watch.on_warning(text)
+                        listener.on_warning(text)
                     coloured += chunk.frames
                     muxer.write(segment, chunk)
             if not coloured:
@@ -141,21 +133,22 @@ def _caveats(facts: Facts, container: Container) -> Iterator[str]:
         yield "Matroska keeps whole milliseconds: frames move by up to half of one; MP4 and MOV keep times exactly"
 
 
-class _Serial:
-    """Hands several threads' news to a watcher one call at a time."""
+class _Listener:
+    """Brings several threads' news to the caller, one call at a time."""
 
-    def __init__(self, watcher: Watcher) -> None:
-        self._watcher, self._lock = watcher, threading.Lock()
+    def __init__(self, on_progress: Callable[[int, int], None], on_warning: Callable[[str], None]) -> None:
+        self._on_progress, self._on_warning = on_progress, on_warning
+        self._lock = threading.RLock()
         self._frames, self.expected = 0, 0
 
     def on_frames(self, count: int) -> None:
         with self._lock:
             self._frames += count
-            self._watcher.on_progress(self._frames, self.expected)
+            self._on_progress(self._frames, self.expected)
 
     def on_warning(self, text: str) -> None:
         with self._lock:
-            self._watcher.on_warning(text)
+            self._on_warning(text)
 
 
 class _Workers:

@@ -134,7 +134,8 @@ class _Call:
                 self._upload,
                 cast(BinaryIO, sink),
                 self._settings,
-                _Watcher(self),
+                on_progress=self._progress,
+                on_warning=self._warn,
                 cancelled=self._cancelled,
                 server_only=True,
             )
@@ -158,7 +159,7 @@ class _Call:
         """Make the pipeline stop at its next step, whatever it waits for."""
         self._cancelled.set()
 
-    def say(self, response: wire.ColorizeResponse, *, droppable: bool = False) -> None:
+    def _say(self, response: wire.ColorizeResponse, *, droppable: bool = False) -> None:
         """Queue a response, from any thread; waits while the client is slow. A droppable one is dropped instead."""
         while not self._room.acquire(blocking=not droppable, timeout=None if droppable else 0.1):
             if droppable:
@@ -167,20 +168,15 @@ class _Call:
                 raise errors.Cancelled("cancelled")
         self._loop.call_soon_threadsafe(self._responses.put_nowait, response)
 
-    def _send(self, run: Run) -> None:
-        self.say(wire.ColorizeResponse(media=wire.Media(offset=run.offset, data=run.data)))
-
-
-class _Watcher(pipeline.Watcher):
-    def __init__(self, call: _Call) -> None:
-        self._call = call
-
-    def on_progress(self, frames: int, expected: int) -> None:
+    def _progress(self, frames: int, expected: int) -> None:
         progress = wire.Progress(frames=frames, frames_expected=expected)
-        self._call.say(wire.ColorizeResponse(progress=progress), droppable=True)
+        self._say(wire.ColorizeResponse(progress=progress), droppable=True)
 
-    def on_warning(self, text: str) -> None:
-        self._call.say(wire.ColorizeResponse(warning=wire.Warning(text=text)))
+    def _warn(self, text: str) -> None:
+        self._say(wire.ColorizeResponse(warning=wire.Warning(text=text)))
+
+    def _send(self, run: Run) -> None:
+        self._say(wire.ColorizeResponse(media=wire.Media(offset=run.offset, data=run.data)))
 
 
 async def _abort(context: Any, error: errors.KinochromeError) -> NoReturn:

@@ -1,7 +1,9 @@
 """The command as people meet it: what it prints, what it returns, what it leaves."""
 
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,10 +136,8 @@ def test_lenient_colours_what_can_be_read(tmp_path: Path) -> None:
     assert 20 < len(reading.pictures(out)) < 120
 
 
-def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
-    import signal
-    import time
-
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
     film = films.make(tmp_path, Kind("film.mp4", frames=500, size=(640, 480)))
     with subprocess.Popen([KINOCHROME, "colorize", film], stderr=subprocess.PIPE, text=True) as process:
         for _ in range(200):
@@ -145,7 +145,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
                 break
             time.sleep(0.05)
         time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said == "kinochrome: interrupted; nothing was left behind\n"

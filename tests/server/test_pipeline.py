@@ -11,7 +11,7 @@ import pytest
 
 from kinochrome_proto.errors import BadFilm, BadSettings, Cancelled, UnknownColorizer
 from kinochrome_server.film import FileSource
-from kinochrome_server.pipeline import Report, Settings, Watcher, colorize
+from kinochrome_server.pipeline import Report, Settings, colorize
 from tests import films, reading
 from tests.films import Kind
 
@@ -44,13 +44,9 @@ KINDS = {
 def run(film: Path, out: Path, **settings: str | bool) -> tuple[Report, list[str]]:
     said: list[str] = []
 
-    class Listener(Watcher):
-        def on_warning(self, text: str) -> None:
-            said.append(text)
-
     with out.open("wb") as sink:
         given = Settings(container=out.suffix[1:], **settings)  # type: ignore[arg-type]
-        report = colorize(FileSource(film), sink, given, Listener(), workers=2)
+        report = colorize(FileSource(film), sink, given, on_warning=said.append, workers=2)
     return report, said
 
 
@@ -163,13 +159,12 @@ def test_cancelling_stops_the_run(tmp_path: Path) -> None:
     film = films.make(tmp_path, Kind(frames=400))
     cancelled = threading.Event()
 
-    class Impatient(Watcher):
-        def on_progress(self, frames: int, expected: int) -> None:
-            cancelled.set()
+    def lose_patience(frames: int, expected: int) -> None:
+        cancelled.set()
 
     threads = threading.active_count()
     with pytest.raises(Cancelled):
-        colorize(FileSource(film), io.BytesIO(), Settings(), Impatient(), cancelled=cancelled)
+        colorize(FileSource(film), io.BytesIO(), Settings(), on_progress=lose_patience, cancelled=cancelled)
     assert threading.active_count() == threads
 
 
@@ -190,11 +185,7 @@ def test_progress_ends_at_the_number_of_frames(tmp_path: Path) -> None:
     film = films.make(tmp_path, Kind(frames=75))
     seen: list[tuple[int, int]] = []
 
-    class Counter(Watcher):
-        def on_progress(self, frames: int, expected: int) -> None:
-            seen.append((frames, expected))
-
-    colorize(FileSource(film), io.BytesIO(), Settings(), Counter())
+    colorize(FileSource(film), io.BytesIO(), Settings(), on_progress=lambda *progress: seen.append(progress))
     assert seen[-1] == (75, 75)
     assert [frames for frames, _ in seen] == sorted(frames for frames, _ in seen)
 
