@@ -15,8 +15,6 @@ import typer
 from kinochrome_proto.errors import BadFilm, BadSettings, KinochromeError
 
 if TYPE_CHECKING:
-    from kinochrome_proto.kinochrome.v1 import colorizer_pb2 as wire
-
     from .progress import Display
 
 app = typer.Typer(
@@ -106,44 +104,43 @@ def colorize(
 
       kinochrome colorize old.mkv -o coloured.mkv --codec ffv1
     """
-    from kinochrome_proto.kinochrome.v1 import colorizer_pb2 as wire
-
     from .output import NewFile
     from .progress import Display
 
-    if not film.exists():
-        raise BadFilm(f"{film} does not exist")
-    if not film.is_file():
-        raise BadFilm(f"{film} is not a file")
-    out = out or film.with_name(f"{film.stem}.color.{'mkv' if film.suffix.lower() in ('.mkv', '.webm') else 'mp4'}")
-    if out.suffix.lower() not in CONTAINER_OF:
-        raise BadSettings(f"{out}: the output's ending chooses its container; use {', '.join(CONTAINER_OF)}")
-    if out.exists() and out.samefile(film):
-        raise BadSettings(f"{out} is the film itself: choose another -o")
-    settings = wire.Settings(colorizer=model, codec=codec, container=CONTAINER_OF[out.suffix.lower()], lenient=lenient)
-    with _local_errors(), NewFile(out, overwrite=overwrite) as new:
-        with Display(film.name, "frames", "fps") as display:
-            if server:
-                from . import remote
-
-                frames = remote.colorize(
-                    server, film, new.file, settings, on_progress=display.update, on_warning=display.warn
-                )
-            else:
-                frames = _colorize_here(film, new.file, settings, display)
-        new.commit()
+    with _local_errors():
+        if not film.exists():
+            raise BadFilm(f"{film} does not exist")
+        if not film.is_file():
+            raise BadFilm(f"{film} is not a file")
+        out = out or film.with_name(f"{film.stem}.color.{'mkv' if film.suffix.lower() in ('.mkv', '.webm') else 'mp4'}")
+        if out.suffix.lower() not in CONTAINER_OF:
+            raise BadSettings(f"{out}: the output's ending chooses its container; use {', '.join(CONTAINER_OF)}")
+        if out.exists() and out.samefile(film):
+            raise BadSettings(f"{out} is the film itself: choose another -o")
+        asked = {"colorizer": model, "codec": codec, "container": CONTAINER_OF[out.suffix.lower()], "lenient": lenient}
+        with NewFile(out, overwrite=overwrite) as new:
+            with Display(film.name, "frames", "fps") as display:
+                if server:
+                    frames = _colorize_there(server, film, new.file, asked, display)
+                else:
+                    frames = _colorize_here(film, new.file, asked, display)
+            new.commit()
     print(f"{out}: {frames} frames, {display.rate:.1f} fps")
 
 
-def _colorize_here(film: Path, sink: BinaryIO, settings: "wire.Settings", display: "Display") -> int:
+def _colorize_there(server: str, film: Path, sink: BinaryIO, asked: dict[str, Any], display: "Display") -> int:
+    from kinochrome_proto.kinochrome.v1 import colorizer_pb2 as wire
+
+    from . import remote
+
+    settings = wire.Settings(**asked)
+    return remote.colorize(server, film, sink, settings, on_progress=display.update, on_warning=display.warn)
+
+
+def _colorize_here(film: Path, sink: BinaryIO, asked: dict[str, Any], display: "Display") -> int:
     pipeline, films = (_sibling(f"kinochrome_server.{name}", "server") for name in ("pipeline", "film"))
-    report = pipeline.colorize(
-        films.FileSource(film),
-        sink,
-        pipeline.Settings.from_wire(settings),
-        on_progress=display.update,
-        on_warning=display.warn,
-    )
+    source, settings = films.FileSource(film), pipeline.Settings(**asked)
+    report = pipeline.colorize(source, sink, settings, on_progress=display.update, on_warning=display.warn)
     return int(report.frames)
 
 
@@ -214,7 +211,7 @@ def train(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A training run's folder.")],
     data: Annotated[list[Path], typer.Option(help="Folder or zip of held-out colour stills; may be given again.")],
-    size: Annotated[int | None, typer.Option(help="Lines to paint at; default: the size of training.")] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Lines to paint at; default: the size of training.")] = None,
 ) -> None:
     """Measure a run's generator on held-out stills and keep the figures in the run, for `export` to pass on."""
     import dataclasses
@@ -226,13 +223,13 @@ def evaluate(
     metrics = _sibling("kinochrome_trainer.metrics", "trainer")
     stills = _sibling("kinochrome_trainer.stills", "trainer")
     with _training_errors():
-        system, recipe, _ = checkpoint.restore(checkpoint.latest(run))
+        system, recipe, step = checkpoint.restore(checkpoint.latest(run))
         held_out = stills.Stills(data)
         with Display("evaluating", "stills", "stills/s") as display:
             evaluation = metrics.evaluate(
                 system.average, held_out, size or recipe.data.size, lambda done: display.update(done, len(held_out))
             )
-    table = dataclasses.asdict(evaluation)
+    table = {"step": step, **dataclasses.asdict(evaluation)}
     (run / "evaluation.json").write_text(json.dumps(table, indent=2) + "\n")
     print(json.dumps(table, indent=2))
 
@@ -241,8 +238,12 @@ def evaluate(
 def export(
     run: Annotated[Path, typer.Argument(help="A training run's folder.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The colorizer file to write, ending in .onnx.")],
-    size: Annotated[int | None, typer.Option(help="Lines to paint films at; default: those of the evaluation.")] = None,
-    licence: Annotated[str, typer.Option(help="SPDX identifier of the weights' licence.")] = "Apache-2.0",
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Lines to paint films at; default: those of the evaluation.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="SPDX identifier of the weights' licence. Default: that of this project's own.")
+    ] = None,
 ) -> None:
     """Turn a trained generator into one ONNX file that `colorize --model` takes, proven against PyTorch."""
     if out.suffix != ".onnx":
@@ -251,7 +252,7 @@ def export(
     parity = _sibling("kinochrome_export.parity", "export")
     with _training_errors():
         try:
-            manifest = to_onnx.export(run, out, working_size=size, licence=licence)
+            manifest = to_onnx.export(run, out, working_size=size, licence=licence or to_onnx.LICENCE)
         except parity.ParityError as error:
             raise KinochromeError(str(error)) from None
     largest = manifest.parity["largest"]
@@ -265,6 +266,8 @@ def _training_errors() -> Iterator[None]:
         yield
     except errors.TrainingError as error:
         raise KinochromeError(str(error)) from None
+    except OSError as error:
+        raise KinochromeError(f"{error.filename or 'disk'}: {error.strerror or error}") from None
 
 
 @app.command()

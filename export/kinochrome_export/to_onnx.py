@@ -11,6 +11,7 @@ import torch
 
 from kinochrome_proto.manifest import CHROMA, LUMA, Manifest
 from kinochrome_trainer import checkpoint, colour, recipe
+from kinochrome_trainer.errors import BadRun
 
 from . import parity
 from .graph import LumaToChroma
@@ -34,7 +35,13 @@ def export(run: Path, target: Path, *, working_size: int | None = None, licence:
     system, trained, step = checkpoint.restore(checkpoint.latest(run))
     evaluation_file = run / "evaluation.json"
     evaluation = json.loads(evaluation_file.read_text()) if evaluation_file.exists() else {}
-    data = json.loads((run / "recipe.json").read_text())["data"]
+    if evaluation and evaluation["step"] != step:
+        raise BadRun(
+            f"{run}: its evaluation is of step {evaluation['step']}, its newest checkpoint of step {step}: "
+            "run `kinochrome evaluate` again"
+        )
+    described = run / "recipe.json"
+    data = json.loads(described.read_text())["data"] if described.exists() else {}
     generator = system.average
     manifest = Manifest(
         family=trained.system,

@@ -8,6 +8,7 @@ KinochromeError
 ├─ OutputInTheWay      the output exists, or its folder does not
 ├─ Cancelled           the user or the other side gave up
 ├─ ServerUnreachable   no server answers there
+├─ ServerFull          the server has no room for the film
 └─ ServerFailed        the server broke off for a reason of its own
 
 The text of an error is one line: what, why, and what to do. `reason` is its name on the wire.
@@ -64,6 +65,12 @@ class ServerUnreachable(KinochromeError):
     reason = "SERVER_UNREACHABLE"
 
 
+class ServerFull(KinochromeError):
+    """The server has no room for the film."""
+
+    reason = "SERVER_FULL"
+
+
 class ServerFailed(KinochromeError):
     """The server broke off for a reason of its own."""
 
@@ -80,6 +87,7 @@ BY_REASON: dict[str, type[KinochromeError]] = {
         OutputInTheWay,
         Cancelled,
         ServerUnreachable,
+        ServerFull,
         ServerFailed,
     )
 }

@@ -16,6 +16,7 @@ from typing import Any
 from .errors import BadColorizer
 
 FORMAT_VERSION = 1
+MAX_SIZE = 8192  # pixels
 LUMA, CHROMA = "luma", "chroma"  # names of the graph's input and output
 CHROMA_ENCODINGS = ("ycbcr-bt601-full",)
 _PREFIX = "kinochrome."
@@ -70,6 +71,10 @@ class Manifest:
         if missing := sorted(required - values.keys()):
             raise BadColorizer(f"{file} lacks {', '.join(missing)} in its metadata; export it again")
         manifest = cls(**{name: value for name, value in values.items() if name in known})
+        for name in ("working_size", "size_multiple", "chroma_stride"):
+            value = getattr(manifest, name)
+            if not isinstance(value, int) or not 1 <= value <= MAX_SIZE:
+                raise BadColorizer(f"{file}: {name} is {value!r}, not a number of 1 to {MAX_SIZE}; export it again")
         if manifest.chroma_encoding not in CHROMA_ENCODINGS:
             raise BadColorizer(f"{file} gives chroma as {manifest.chroma_encoding!r}, which this program does not know")
         return manifest

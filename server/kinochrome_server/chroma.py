@@ -31,6 +31,11 @@ class Geometry:
     format: str
     """Output pixel format."""
 
+    @property
+    def turns(self) -> int:
+        """Counter-clockwise quarter turns from the stored picture to the shown one."""
+        return round(self.picture.rotation / 90) % 4
+
     @classmethod
     def of(cls, picture: Picture, manifest: Manifest, format: str) -> "Geometry":
         """The thumbnail keeps the displayed shape: anamorphic film must not look squeezed to the colorizer."""

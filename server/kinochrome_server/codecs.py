@@ -8,6 +8,7 @@ from fractions import Fraction
 import av
 import av.error
 import cv2
+from av.codec.context import Flags
 from av.video.codeccontext import VideoCodecContext
 
 from kinochrome_proto.errors import BadSettings
@@ -99,7 +100,6 @@ class Encoding:
     codec: Codec
     pix_fmt: str
     facts: Facts
-    global_header: bool = True
 
     def check(self) -> None:
         """Raises BadSettings when the encoder will not take such pictures at all."""
@@ -131,8 +131,7 @@ class Encoding:
         context.color_primaries = picture.primaries or UNSPECIFIED
         context.color_trc = picture.transfer or UNSPECIFIED
         context.thread_count = 1
-        if self.global_header:
-            context.flags |= 1 << 22  # AV_CODEC_FLAG_GLOBAL_HEADER: parameters in the container, once
+        context.flags |= Flags.global_header  # parameters in the container, once
 
 
 def choose_codec(name: str, container: Container, picture: Picture) -> tuple[Codec, str]:

@@ -21,5 +21,5 @@ class CpuEngine:
 
     def run(self, luma: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """(N, h, w) thumbnails, full range -> (N, 2, h/s, w/s) chroma in -0.5..0.5."""
-        (chroma,) = self._session.run([CHROMA], {LUMA: luma[:, np.newaxis]})
+        (chroma,) = self._session.run([CHROMA], {LUMA: np.ascontiguousarray(luma[:, np.newaxis])})
         return cast(npt.NDArray[np.float32], chroma)

@@ -24,6 +24,7 @@ from av.video.stream import VideoStream
 from kinochrome_proto.errors import BadFilm
 
 from .planes import Picture, picture_of
+from .random_access import random_access
 from .stated_size import stated_size
 
 MIN_SEGMENT_FRAMES = 48
@@ -75,6 +76,8 @@ class Segment:
     """A run of frames that starts at a source keyframe: the unit of work."""
 
     index: int
+    first_frame: int = 0
+    """Video packets of the film before this segment: where it starts, in films that have no timestamps."""
     packets: list[Packet[Stream]] = field(default_factory=list)
     """Video packets in decoding order, the first a keyframe."""
     warm_up: list[Packet[Stream]] = field(default_factory=list)
@@ -95,6 +98,8 @@ class Facts:
     """Nominal frames a second: for rate control and for frames without a timestamp."""
     frames_expected: int
     """As the container says; 0 when it does not say."""
+    has_timestamps: bool
+    """False for raw streams, whose frames are then counted at `frame_rate`."""
 
 
 class Film:
@@ -117,10 +122,6 @@ class Film:
         self.container.close()
         self.file.close()
 
-    def others(self) -> list[Stream]:
-        """Every stream but the one that is coloured."""
-        return [stream for stream in self.container.streams if stream.index != self.video.index]
-
     def segments(self, *, lenient: bool, warn: Callable[[str], None]) -> Iterator[Segment]:
         """Read the film to its end, a segment at a time.
 
@@ -129,6 +130,7 @@ class Film:
         """
         segment = Segment(0)
         end = _End(self.container)
+        can_start = random_access(self.video)
         known = {stream.index for stream in self.container.streams}
         packets = iter(self.container.demux(*(stream for stream in self.container.streams)))
         while True:
@@ -146,9 +148,10 @@ class Film:
                 if packet.stream_index in known:
                     segment.copied.append(packet)
                 continue
-            if packet.is_keyframe and len(segment.packets) >= MIN_SEGMENT_FRAMES:
+            if len(segment.packets) >= MIN_SEGMENT_FRAMES and can_start(packet):
                 yield segment
-                segment = Segment(segment.index + 1, warm_up=segment.packets)
+                first_frame = segment.first_frame + len(segment.packets)
+                segment = Segment(segment.index + 1, first_frame, warm_up=segment.packets)
             segment.packets.append(packet)
         if cut := _cut_off(self.source):
             self._broken(cut, lenient, warn)
@@ -268,11 +271,13 @@ def _facts(source: Source) -> Facts:
         rate = video.guessed_rate or video.average_rate or Fraction(25)
         if not 0 < rate <= 1000:
             rate = Fraction(25)
+        frame = _first_frame(container, video, source)
         return Facts(
-            picture=picture_of(_first_frame(container, video, source), video),
+            picture=picture_of(frame, video.sample_aspect_ratio),
             time_base=video.time_base,
             frame_rate=rate,
             frames_expected=video.frames or round((container.duration or 0) / av.time_base * rate),
+            has_timestamps=frame.pts is not None,
         )
 
 
@@ -283,8 +288,8 @@ def _first_frame(container: InputContainer, video: VideoStream, source: Source) 
                 for frame in packet.decode():
                     if isinstance(frame, VideoFrame):
                         return frame
-            except av.error.InvalidDataError:
+            except av.error.FFmpegError:
                 continue  # damaged at its start: a later frame may do; strict runs refuse it when they decode it
-    except av.error.FFmpegError:
+    except av.error.FFmpegError:  # of the demuxer
         pass
     raise BadFilm(f"{source.name}: not one frame of its video can be decoded")

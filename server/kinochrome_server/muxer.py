@@ -33,7 +33,7 @@ class Muxer:
 
         Raises BadSettings when the container cannot hold the coloured stream itself.
         """
-        self.facts = film.facts
+        self.name, self.facts = film.source.name, film.facts
         self.sample_rates = [stream.sample_rate for stream in film.container.streams.audio if stream.sample_rate]
         self.output = self._open(sink, container)
         self.output.metadata.update(film.container.metadata)
@@ -53,7 +53,14 @@ class Muxer:
 
     def _open(self, sink: BinaryIO, container: Container) -> OutputContainer:
         options = container.options_for(self.facts.time_base, self.sample_rates)
-        return av.open(sink, "w", format=container.format, container_options=options, buffer_size=1 << 20)
+        return av.open(
+            sink,
+            "w",
+            format=container.format,
+            container_options=options,
+            metadata_errors="surrogateescape",  # old tags that are not UTF-8 go out as they came in
+            buffer_size=1 << 20,
+        )
 
     def _add_video(self, source: VideoStream, encoding: Encoding, container: Container) -> VideoStream:
         try:
@@ -73,8 +80,9 @@ class Muxer:
 
     def _add_copy(self, stream: Stream, container: Container, warn: Callable[[str], None]) -> Stream | None:
         context = stream.codec_context
-        what = f"{stream.type} stream {stream.index} ({context.name if context else stream.name})"
-        if stream.type == "data" and stream.name == "bin_data" and self.chapters:
+        name = context.codec.canonical_name if context else getattr(stream, "name", None) or "unknown codec"
+        what = f"{stream.type} stream {stream.index} ({name})"
+        if stream.type == "data" and name == "bin_data" and self.chapters:
             return None  # the text track of MP4 chapters: the muxer makes a new one from the chapters
         try:
             # Some misfits show only when the header is written, too late for this one: so each is tried apart.
@@ -82,7 +90,8 @@ class Muxer:
             _copy_layout(stream, trial)
             trial.start_encoding()
         except (ValueError, av.error.FFmpegError):
-            warn(f"{what} is left out: {container.format} cannot hold it")
+            remedy = "" if container.format == "matroska" else "; Matroska (-o FILE.mkv) holds more kinds"
+            warn(f"{what} is left out: {container.format} cannot hold it{remedy}")
             return None
         copy = _copy_layout(stream, self.output)
         _carry_tags(stream, copy)
@@ -101,7 +110,12 @@ class Muxer:
         packets = [*self._video_packets(chunk), *self._copied_packets(segment)]
         packets.sort(key=_decoding_time)
         for packet in packets:
-            self.output.mux_one(packet)
+            try:
+                self.output.mux_one(packet)
+            except av.error.FFmpegError as error:
+                # What the sink raises comes through as it is; this is libav, refusing the packet.
+                what = f"{packet.stream.type} near {float(_decoding_time(packet)):.2f} s"
+                raise BadFilm(f"{self.name}: its {what} cannot be written ({error.strerror})") from None
 
     def finish(self) -> None:
         """Write what the container wants at its end. Only after this is the film whole."""
@@ -117,7 +131,10 @@ class Muxer:
             return
         shown = sorted(packet.pts for packet in chunk.packets)
         if len(set(shown)) != len(shown) or (self._last_pts is not None and shown[0] <= self._last_pts):
-            raise BadFilm("timestamps of the film go backwards or repeat")
+            at = float(shown[0] * self.facts.time_base)
+            raise BadFilm(
+                f"{self.name}: timestamps go back or repeat near {at:.2f} s; remux the film first, so that they rise"
+            )
         delay = self._reorder_delay(shown[0])
         # Segments are encoded apart, each counting its decoding times from its own start. Counted anew over the
         # whole film they rise steadily: the k-th packet is decoded when the (k - delay)-th frame is shown.

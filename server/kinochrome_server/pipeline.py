@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import BinaryIO
 
 from kinochrome_proto.errors import BadFilm, Cancelled
-from kinochrome_proto.kinochrome.v1 import colorizer_pb2 as wire
 
 from . import colorizers
 from .chroma import Geometry
@@ -37,10 +36,6 @@ class Settings:
     """A key of `codecs.CONTAINERS`; "" is mp4."""
     lenient: bool = False
     """Colour what can be read of a damaged film instead of refusing it."""
-
-    @classmethod
-    def from_wire(cls, message: wire.Settings) -> "Settings":
-        return cls(message.colorizer, message.codec, message.container, message.lenient)
 
 
 @dataclass(frozen=True)
@@ -125,6 +120,8 @@ def colorize(
 
 def _caveats(facts: Facts, container: Container) -> Iterator[str]:
     """What of this film will not come through whole."""
+    if not facts.has_timestamps:
+        yield f"the film has no timestamps: its frames are counted at {float(facts.frame_rate):g} a second"
     if facts.picture.interlaced:
         yield "the film is interlaced: its fields are kept as they are, but marked as whole frames"
     if facts.picture.has_alpha:
@@ -157,6 +154,7 @@ class _Workers:
     def __init__(self, count: int, cancelled: threading.Event, make: Callable[[], Worker]) -> None:
         self._count, self._cancelled, self._make = count, cancelled, make
         self._local = threading.local()
+        self._reader: threading.Thread | None = None
         self._made: list[Worker] = []
 
     def __enter__(self) -> "_Workers":
@@ -168,7 +166,8 @@ class _Workers:
     ) -> None:
         if error is not None:
             self._cancelled.set()  # whatever failed, nobody wants the segments that are still being coloured
-        self._reader.join()
+        if self._reader:
+            self._reader.join()
         self._pool.shutdown(wait=True, cancel_futures=True)
         for worker in self._made:
             worker.close()
@@ -177,18 +176,21 @@ class _Workers:
         """Segments with their chunks, in order. At most a few segments are held at a time, however long the film."""
         ahead: queue.Queue[tuple[Segment, Future[Chunk]] | BaseException | None] = queue.Queue(self._count + 1)
 
-        def put(item: tuple[Segment, Future[Chunk]] | BaseException | None) -> None:
+        def put(item: tuple[Segment, Future[Chunk]] | BaseException | None) -> bool:
             while not self._cancelled.is_set():
                 try:
-                    return ahead.put(item, timeout=0.1)
+                    ahead.put(item, timeout=0.1)
+                    return True
                 except queue.Full:
                     continue
+            return False
 
         def read() -> None:
             # Reading has a thread of its own: finished segments go out while the next bytes are still awaited.
             try:
                 for segment in segments:
-                    put((segment, self._pool.submit(self._colorize, segment)))
+                    if not put((segment, self._pool.submit(self._colorize, segment))):
+                        return
                 put(None)
             except BaseException as error:
                 put(error)

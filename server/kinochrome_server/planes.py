@@ -3,6 +3,7 @@
 Luma is sacred: `luma_of` gives the decoded Y plane as it is, and `assemble` copies it byte for byte.
 """
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -11,13 +12,15 @@ import numpy as np
 import numpy.typing as npt
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 
 Plane = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 # Code points of ITU-T H.273, table 4: matrix coefficients
 RGB, BT709, UNSPECIFIED, FCC, BT470BG, SMPTE170M, SMPTE240M, BT2020 = 0, 1, 2, 4, 5, 6, 7, 9
 LIMITED, FULL = 1, 2  # libav's code points of colour range; 0 is unspecified
+
+# Formats whose plane 0 holds luma samples alone, one after the other, little-endian.
+_PLANAR = re.compile(r"yuv[aj]?4(20|22|44|40|11|10)p((9|10|12|14|16)le)?|gray((9|10|12|14|16)le)?")
 
 LUMA_WEIGHTS: dict[int, tuple[float, float]] = {
     BT709: (0.2126, 0.0722),
@@ -49,52 +52,62 @@ class Picture:
     transfer: int
     interlaced: bool
     has_alpha: bool
-    has_luma_plane: bool
-    """False for RGB and palette pictures, whose luma is computed once, here, in limited range."""
+    working_format: str
+    """The planar, little-endian format in which luma is read: the picture's own where it is one; its twin of the same
+    grid and depth where samples are packed or big-endian; for RGB and palettes a YUV format of their depth, whose
+    luma is computed once, here, in limited range."""
+    is_rgb: bool
+    """Whether the picture has no luma of its own."""
 
-    @property
-    def working_format(self) -> str:
-        """The planar format in which the picture's luma is read."""
-        return self.pix_fmt if self.has_luma_plane else "yuv444p"
 
-
-def picture_of(frame: VideoFrame, stream: VideoStream) -> Picture:
-    """Describe a decoded frame; the stream knows the aspect ratio and what the frame leaves open."""
+def picture_of(frame: VideoFrame, sample_aspect_ratio: Fraction | None) -> Picture:
+    """Describe a decoded frame, of a stream of this aspect ratio."""
     format = frame.format
-    has_luma = not format.is_rgb and not format.has_palette and not format.is_bit_stream and _is_planar_yuv(format)
+    rgb = format.is_rgb or format.has_palette or format.is_bit_stream
     matrix = frame.colorspace
-    if matrix not in LUMA_WEIGHTS or not has_luma:
+    if matrix not in LUMA_WEIGHTS or rgb:
         matrix = BT709 if frame.height > 576 or frame.width > 1024 else SMPTE170M  # what players assume
-    gray = len(format.components) == 1
+    working = _working_format(format, rgb)
+    gray = not rgb and len(format.components) == 1
     full = frame.color_range == FULL or format.name.startswith("yuvj") or (gray and frame.color_range != LIMITED)
     return Picture(
         width=frame.width,
         height=frame.height,
         pix_fmt=format.name,
-        depth=format.components[0].bits if has_luma else 8,
-        sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
+        depth=VideoFormat(working).components[0].bits,
+        sample_aspect_ratio=sample_aspect_ratio or Fraction(1),
         rotation=frame.rotation,
-        full_range=full and has_luma,
+        full_range=full and not rgb,
         matrix=matrix,
         primaries=frame.color_primaries,
         transfer=frame.color_trc,
         interlaced=frame.interlaced_frame,
         has_alpha=format.has_palette or len(format.components) in (2, 4),
-        has_luma_plane=has_luma,
+        working_format=working,
+        is_rgb=rgb,
     )
 
 
-def _is_planar_yuv(format: VideoFormat) -> bool:
-    """Whether plane 0 holds luma samples alone, little-endian."""
-    components = format.components
-    alone = all(component.plane != 0 for component in components[1:])
-    return alone and not format.is_big_endian and components[0].bits >= 8
+def _working_format(format: VideoFormat, rgb: bool) -> str:
+    if _PLANAR.fullmatch(format.name):
+        return format.name
+    bits = format.components[0].bits
+    depth = "" if bits <= 8 else f"{next(deep for deep in (9, 10, 12, 14, 16, 32) if deep >= bits)}le"
+    if rgb:
+        return f"yuv444p{depth}"
+    if len(format.components) <= 2:  # gray, perhaps with transparency
+        return f"gray{depth}"
+    across, down = 64 // (format.chroma_width(64) or 64), 64 // (format.chroma_height(64) or 64)
+    grid = {(2, 2): "420", (2, 1): "422", (1, 1): "444", (4, 1): "411", (1, 2): "440"}.get((across, down), "444")
+    return f"yuv{grid}p{depth}"
 
 
 def luma_of(frame: VideoFrame, picture: Picture) -> Plane:
     """The luma plane (H, W), uint8 or, above 8 bits, uint16. A view: it lives as long as the frame."""
-    if not picture.has_luma_plane:
+    if picture.is_rgb:
         frame = frame.reformat(format=picture.working_format, dst_colorspace=picture.matrix, dst_color_range=LIMITED)
+    elif picture.working_format != picture.pix_fmt:
+        frame = frame.reformat(format=picture.working_format)  # samples are moved, not changed
     return _view(frame, 0, picture.depth)
 
 
@@ -106,7 +119,14 @@ def output_format(picture: Picture, encodable: list[str]) -> str | None:
     """
     suffix = "" if picture.depth == 8 else f"p{picture.depth}le"
     even = picture.width % 2 == 0 and picture.height % 2 == 0
-    own = next((grid for grid in ("420", "422", "444") if f"yuv{grid}p" in picture.pix_fmt.replace("j", "")), "420")
+    own = next(
+        (
+            grid
+            for grid in ("420", "422", "444")
+            if f"yuv{grid}p" in re.sub("yuv[aj]", "yuv", picture.working_format) and not picture.is_rgb
+        ),
+        "420",
+    )
     wanted = [own, "444"] if even or "yuv444p" not in encodable else ["444"]
     for grid in [*wanted, "422", "420"]:
         name = f"yuv{grid}{suffix or 'p'}"

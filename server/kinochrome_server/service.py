@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import logging
 import os
@@ -35,6 +36,8 @@ SERVICE = "kinochrome.v1.ColorizerService"
 MAX_MESSAGE = 4 << 20  # bytes
 AHEAD = 16
 """Responses that may wait for a slow client before the pipeline waits too."""
+IDLE_S = 120.0
+"""Longest silence of an upload: one that stands still must not keep others waiting for its turn."""
 DRAIN_S = 5.0
 """Time that running calls get to end when the server is asked to stop."""
 
@@ -44,6 +47,7 @@ _CODES: dict[type[errors.KinochromeError], int] = {
     errors.UnknownColorizer: code_pb2.NOT_FOUND,
     errors.BadColorizer: code_pb2.FAILED_PRECONDITION,
     errors.Cancelled: code_pb2.CANCELLED,
+    errors.ServerFull: code_pb2.RESOURCE_EXHAUSTED,
     errors.ServerFailed: code_pb2.INTERNAL,
 }
 
@@ -61,8 +65,13 @@ class ColorizerService(wire_grpc.ColorizerServiceServicer):
 
     async def GetServerInfo(self, request: wire.GetServerInfoRequest, context: Any) -> wire.GetServerInfoResponse:
         del request, context
-        names = colorizers.shipped()
-        infos = [wire.ColorizerInfo(name=name, sha256=colorizers.load(name).sha256) for name in names]
+        loop = asyncio.get_running_loop()
+        infos = await loop.run_in_executor(
+            self._threads,
+            lambda: [
+                wire.ColorizerInfo(name=name, sha256=colorizers.load(name).sha256) for name in colorizers.shipped()
+            ],
+        )
         return wire.GetServerInfoResponse(
             version=version("kinochrome"),
             engine=CpuEngine.name,
@@ -79,7 +88,8 @@ class ColorizerService(wire_grpc.ColorizerServiceServicer):
         first = await anext(aiter(requests), None)
         if first is None or first.WhichOneof("request") != "settings":
             await _abort(context, errors.BadSettings("the first message of a call must be its settings"))
-        settings = pipeline.Settings.from_wire(first.settings)
+        asked = first.settings
+        settings = pipeline.Settings(asked.colorizer, asked.codec, asked.container, asked.lenient)
         async with self._turn:
             folder = Path(tempfile.mkdtemp(prefix="call-", dir=self._spool))
             call = _Call(folder, settings, asyncio.get_running_loop())
@@ -88,7 +98,8 @@ class ColorizerService(wire_grpc.ColorizerServiceServicer):
             try:
                 async for response in call.responses(colouring):
                     yield response
-            except errors.KinochromeError as error:
+            except (errors.KinochromeError, OSError) as fault:
+                error = call.fault or _in_our_words(fault)
                 log.info("call refused: %s", error)
                 await _abort(context, error)
             except Exception:
@@ -115,12 +126,25 @@ class _Call:
         self._coloured = folder / "coloured"
         self._responses: asyncio.Queue[wire.ColorizeResponse] = asyncio.Queue()
         self._room = threading.Semaphore(AHEAD)
+        self.fault: errors.KinochromeError | None = None
+        """Why the upload ended the call, if it did."""
 
     async def read(self, requests: AsyncIterator[wire.ColorizeRequest], threads: ThreadPoolExecutor) -> None:
-        """Spool the film. An upload that breaks off abandons the call."""
+        """Spool the film. An upload that breaks off, stalls or finds no room ends the call."""
+        incoming = aiter(requests)
         try:
-            async for request in requests:
+            while True:
+                async with asyncio.timeout(IDLE_S):
+                    request = await anext(incoming, None)
+                if request is None:
+                    break
                 await self._loop.run_in_executor(threads, self._upload.append, request.film)
+        except TimeoutError:
+            self.fault = errors.BadFilm(f"the upload stood still for {IDLE_S:.0f} s: send it again")
+            self._cancelled.set()
+        except OSError as error:
+            self.fault = _in_our_words(error)
+            self._cancelled.set()
         except BaseException:
             self._cancelled.set()
             raise
@@ -147,9 +171,12 @@ class _Call:
         while not colouring.done() or not self._responses.empty():
             waiting = asyncio.ensure_future(self._responses.get())
             either: set[asyncio.Future[Any]] = {waiting, colouring}
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if not waiting.done():
-                waiting.cancel()
+            try:
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                if not waiting.done():
+                    waiting.cancel()
+            if not waiting.done() or waiting.cancelled():
                 continue
             self._room.release()
             yield waiting.result()
@@ -179,6 +206,14 @@ class _Call:
         self._say(wire.ColorizeResponse(media=wire.Media(offset=run.offset, data=run.data)))
 
 
+def _in_our_words(fault: errors.KinochromeError | OSError) -> errors.KinochromeError:
+    if isinstance(fault, errors.KinochromeError):
+        return fault
+    if fault.errno in (errno.ENOSPC, errno.EDQUOT):
+        return errors.ServerFull("the server's disk is full: try again later")
+    return errors.ServerFailed(f"the server cannot store the film: {fault.strerror or fault}")
+
+
 async def _abort(context: Any, error: errors.KinochromeError) -> NoReturn:
     info = any_pb2.Any()
     info.Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain="kinochrome"))
@@ -188,8 +223,17 @@ async def _abort(context: Any, error: errors.KinochromeError) -> NoReturn:
     raise AssertionError("abort returned")
 
 
-def _is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
+def _check_address(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal() or int(port) > 65535:
+        raise errors.BadSettings(f"--listen takes HOST:PORT with a port of 0 to 65535, not {address!r}")
+    if not _is_loopback(host.strip("[]")):
+        raise errors.BadSettings(
+            f"--listen {address} is not a loopback address: without TLS only this machine is served"
+        )
+
+
+def _is_loopback(host: str) -> bool:
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"
@@ -205,13 +249,13 @@ async def serve(listen: str, spool: Path | None = None, *, on_ready: Callable[[i
 
     Raises BadSettings when the address cannot be had.
     """
-    if not _is_loopback(listen):
-        raise errors.BadSettings(
-            f"--listen {listen} is not a loopback address: without TLS only this machine is served"
-        )
+    _check_address(listen)
     own = spool is None
     folder = Path(tempfile.mkdtemp(prefix="kinochrome-")) if spool is None else spool
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.BadSettings(f"--spool {folder} cannot be a folder for films: {error.strerror}") from None
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", MAX_MESSAGE),

@@ -33,8 +33,8 @@ def _mp4(file: BinaryIO) -> int | None:
     for _ in range(_MAX_PARTS):
         file.seek(position)
         head = file.read(16)
-        if len(head) < 8:
-            break
+        if len(head) < 8 or not all(32 <= letter < 127 for letter in head[4:8]):
+            break  # the end, or what somebody appended that is no box
         size = int.from_bytes(head[:4])
         if size == 1 and len(head) == 16:
             size = int.from_bytes(head[8:])

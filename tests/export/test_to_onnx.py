@@ -12,6 +12,7 @@ from kinochrome_export.graph import LumaToChroma
 from kinochrome_server import colorizers
 from kinochrome_server.engine import CpuEngine
 from kinochrome_trainer import checkpoint, loop, networks
+from kinochrome_trainer.errors import BadRun
 from tests.trainer import pictures
 from tests.trainer.test_loop import small
 
@@ -39,6 +40,16 @@ def test_every_generator_exports_and_paints_the_same_in_the_server(name: str, tm
         with torch.no_grad():
             expected = graph(torch.from_numpy(luma).unsqueeze(1)).numpy()
         assert np.abs(engine.run(luma) - expected).max() < 0.01 / 255
+
+
+def test_figures_of_other_weights_are_refused(tmp_path: Path) -> None:
+    run, stills = tmp_path / "run", pictures.make(tmp_path / "stills")
+    loop.train(small("steps=1"), run, colour=[stills])
+    (run / "evaluation.json").write_text('{"step": 1, "working_size": 96}')
+    assert to_onnx.export(run, tmp_path / "m.onnx").working_size == 96
+    loop.train(small("steps=2"), run, colour=[stills], resume=True)
+    with pytest.raises(BadRun, match="its evaluation is of step 1, its newest checkpoint of step 2"):
+        to_onnx.export(run, tmp_path / "m.onnx")
 
 
 def test_a_file_that_computes_something_else_is_refused(tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ def test_entries_of_others_are_left_alone() -> None:
         ({"kinochrome.format_version": "2"}, "has format version 2, this program reads 1"),
         ({"kinochrome.working_size": None}, "lacks working_size"),
         ({"kinochrome.working_size": "{"}, "its metadata is damaged"),
+        ({"kinochrome.working_size": "-5"}, "working_size is -5, not a number of 1 to"),
+        ({"kinochrome.size_multiple": '"many"'}, "size_multiple is 'many'"),
         ({"kinochrome.chroma_encoding": '"lab"'}, "gives chroma as 'lab'"),
     ],
 )

@@ -27,7 +27,7 @@ def picture(
     matrix: int = SMPTE170M,
     aspect: Fraction = Fraction(1),
 ) -> Picture:
-    return Picture(width, height, "yuv420p", depth, aspect, 0, full, matrix, 2, 2, False, False, True)
+    return Picture(width, height, "yuv420p", depth, aspect, 0, full, matrix, 2, 2, False, False, "yuv420p", False)
 
 
 def geometry(described: Picture, format: str = "yuv420p") -> Geometry:

@@ -17,8 +17,8 @@ from kinochrome_server.film import Facts
 from kinochrome_server.planes import Picture, assemble
 
 size = (496, 240)
-picture = Picture(*size, "yuv420p", 8, Fraction(1), 0, False, 6, 2, 2, False, False, True)
-encoding = Encoding(CODECS[{codec!r}], "yuv420p", Facts(picture, Fraction(1, 25), Fraction(25), 14))
+picture = Picture(*size, "yuv420p", 8, Fraction(1), 0, False, 6, 2, 2, False, False, "yuv420p", False)
+encoding = Encoding(CODECS[{codec!r}], "yuv420p", Facts(picture, Fraction(1, 25), Fraction(25), 14, True))
 encoder = encoding.open()
 digest = hashlib.sha256()
 chance = np.random.default_rng(3)

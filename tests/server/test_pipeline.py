@@ -4,12 +4,14 @@ import errno
 import io
 import threading
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from kinochrome_proto.errors import BadFilm, BadSettings, Cancelled, UnknownColorizer
+from kinochrome_server.engine import CpuEngine
 from kinochrome_server.film import FileSource
 from kinochrome_server.pipeline import Report, Settings, colorize
 from tests import films, reading
@@ -37,6 +39,12 @@ KINDS = {
     ),
     "hevc": Kind("film.mkv", codec="libx265", options={"x265-params": "log-level=none:keyint=25"}, frames=120),
     "vp9": Kind("film.webm", codec="libvpx-vp9", options={"deadline": "realtime", "cpu-used": "8"}),
+    "intra refresh": Kind(
+        "film.mkv", frames=170, gop=50, options={"x264-params": "intra-refresh=1:bframes=0:scenecut=0"}
+    ),
+    "B-frames in AVI": Kind("film.avi", frames=130, gop=60, options={"bf": "3"}),
+    "no timestamps": Kind("film.h264", frames=130, gop=60, options={"bf": "2"}),
+    "turned": Kind("film.mp4", rotation=90),
     "one frame": Kind("film.mkv", frames=1),
 }
 
@@ -62,6 +70,46 @@ def test_luma_is_the_sources_byte_for_byte_and_chroma_is_new(kind: Kind, tmp_pat
     assert coloured[0].full_range == kind.full_range
     if kind.size != (2, 2):
         assert max(picture.chroma_strength() for picture in coloured) > 0.5
+
+
+@pytest.mark.parametrize("name", ["film.h264", "film.avi"])
+def test_frames_without_times_of_their_own_get_steady_ones(name: str, tmp_path: Path) -> None:
+    film = films.make(tmp_path, Kind(name, frames=130, gop=60, options={"bf": "2"}))
+    _, said = run(film, tmp_path / "out.mp4")
+    times = [picture.time for picture in reading.pictures(tmp_path / "out.mp4")]
+    assert None not in times and len(times) == 130
+    steps = {float(b - a) for a, b in pairwise(times) if a is not None and b is not None}
+    assert all(abs(step - 1 / 24) < 1e-4 for step in steps)
+    assert any("no timestamps: its frames are counted at 24 a second" in text for text in said) == (name == "film.h264")
+
+
+def test_a_picture_that_changes_size_is_refused_where_it_does(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    parts = [films.make(tmp_path, Kind("one.h264")), films.make(tmp_path / "a", Kind("two.h264", size=(320, 240)))]
+    film = tmp_path / "film.h264"
+    film.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with pytest.raises(BadFilm, match="its picture changes from 160x120 yuv420p to 320x240 yuv420p"):
+        run(film, tmp_path / "out.mkv")
+
+
+def test_tags_that_are_not_utf8_cost_nothing(tmp_path: Path) -> None:
+    film = films.make(tmp_path, Kind("film.mkv"))
+    film.write_bytes(film.read_bytes().replace(b"A test film", b"Caf\xe9 \xfc film"))
+    run(film, tmp_path / "out.mkv")
+    assert b"Caf\xe9 \xfc film" in (tmp_path / "out.mkv").read_bytes()
+
+
+def test_a_turned_film_is_painted_as_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[np.ndarray] = []
+    paint = CpuEngine.run
+    monkeypatch.setattr(CpuEngine, "run", lambda self, luma: seen.append(luma) or paint(self, luma))  # type: ignore[func-returns-value]
+    run(films.make(tmp_path, Kind("straight.mp4", size=(320, 160), frames=4)), tmp_path / "out.mp4")
+    run(films.make(tmp_path, Kind("turned.mp4", size=(320, 160), frames=4, rotation=90)), tmp_path / "out.mp4")
+    straight, turned = seen
+    assert turned.shape == (4, straight.shape[2], straight.shape[1])
+    shown = reading.pictures(tmp_path / "turned.mp4")[0].rotation // 90
+    expected = np.rot90(straight, shown, (1, 2)).astype(int)  # two encodings of the same pictures
+    assert np.abs(turned - expected).mean() < 3 < 10 < np.abs(turned[:, ::-1] - expected).mean()
 
 
 def test_matrix_is_tagged_even_where_the_source_says_nothing(tmp_path: Path) -> None:

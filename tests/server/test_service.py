@@ -1,6 +1,7 @@
 """The service as its clients see it: a real process, films over loopback."""
 
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -199,11 +200,16 @@ def test_a_server_asked_to_stop_ends_well_and_clears_away(tmp_path: Path) -> Non
         assert not any(server.spool.iterdir())
 
 
-def test_only_loopback_is_served(tmp_path: Path) -> None:
-    import subprocess
-
-    done = subprocess.run(
-        [serving.KINOCHROME, "serve", "--listen", "0.0.0.0:0"], capture_output=True, text=True, timeout=30
-    )
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--listen", "0.0.0.0:0"], "is not a loopback address"),
+        (["--listen", "127.0.0.1:99999"], "takes HOST:PORT with a port of 0 to 65535"),
+        (["--listen", "127.0.0.1"], "takes HOST:PORT"),
+        (["--listen", "127.0.0.1:0", "--spool", "/dev/null/x"], "cannot be a folder for films"),
+    ],
+)
+def test_a_server_that_cannot_be_is_refused_in_one_line(arguments: list[str], words: str) -> None:
+    done = subprocess.run([serving.KINOCHROME, "serve", *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert "is not a loopback address" in done.stderr
+    assert words in done.stderr and done.stderr.count("\n") == 1

@@ -106,6 +106,18 @@ def test_resume_goes_on_past_the_old_end_when_asked_for_more(tmp_path: Path) -> 
     assert step == trained.steps == 5
 
 
+def test_a_run_is_not_resumed_as_another(tmp_path: Path) -> None:
+    stills, others = pictures.make(tmp_path / "stills"), pictures.make(tmp_path / "others", 5)
+    loop.train(small("steps=2"), tmp_path / "run", colour=[stills])
+    with pytest.raises(BadRun, match=r"was started with loss\.l1=100\.0, not 3\.0"):
+        loop.train(small("steps=3", "loss.l1=3"), tmp_path / "run", colour=[stills], resume=True)
+    with pytest.raises(BadRun, match="was started with other stills"):
+        loop.train(small("steps=3"), tmp_path / "run", colour=[others], resume=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(BadRun, match="is a file"):
+        loop.train(small("steps=1"), tmp_path / "file", colour=[stills])
+
+
 def test_divergence_stops_the_run_and_keeps_the_last_good_state(tmp_path: Path) -> None:
     stills = pictures.make(tmp_path / "stills")
     wild = small()

@@ -41,6 +41,8 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("default", ["loss=1"], "loss is a section, not a value"),
         ("default", ["precision=fp8"], "precision must be fp32 or bf16"),
         ("default", ["film_stock.jpeg=2"], r"film_stock.jpeg must lie in 0\.\.1"),
+        ("default", ["seed=-1"], "seed must not be negative"),
+        ("default", ["generator.width=0"], "generator.width must be at least 1"),
         ("missing.toml", [], "cannot be read: No such file"),
     ],
 )

@@ -2,7 +2,7 @@
 
 A model that has only seen clean Rec.601 luma is lost on real film: early stock was blind to red
 (orthochromatic), prints fade, lenses are soft, emulsion is grainy, and many scans went through JPEG.
-Everything is batched and runs on the pictures' device; all chance comes from the given generator.
+Everything is batched and runs on the pictures' device, where the given generator, the one source of chance, is too.
 """
 
 import math

@@ -1,7 +1,8 @@
 """The training loop: one for every system. A run is a folder; the same command with --resume carries it on.
 
     run/recipe.json        the recipe as resolved, the versions, the command's data
-    run/log.csv            one line every LOG_EVERY steps: step, seconds, pictures per second, learning rate, losses
+    run/log.csv            a line every LOG_EVERY steps: step, seconds since the start or resume, pictures per second,
+                           learning rate, mean losses
     run/checkpoints/       the newest states, each whole
     run/samples/           sheets: gray, ours, truth
 
@@ -18,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -56,11 +57,11 @@ def train(
     """Train until `recipe.steps`; return the number of steps done.
 
     Args:
-        recipe: what to train. With `resume`, the run's own recipe holds, save for `steps`.
+        recipe: what to train.
         run: the run's folder.
         colour: folders or zip archives of colour stills.
         gray: folders or zips of real black-and-white stills; pix2pix shows them in the sample sheets.
-        resume: carry on from the newest checkpoint.
+        resume: carry on from the newest checkpoint. Recipe and stills must be those of the run, save for `steps`.
         on_progress: called after each step.
 
     Ctrl-C ends the run after the step in hand, with a checkpoint, and then raises KeyboardInterrupt.
@@ -68,20 +69,22 @@ def train(
     """
     stills, gray_stills = Stills(colour), Stills(gray)
     check(stills)
-    if resume:
-        system, trained, first = checkpoint.restore(checkpoint.latest(run))
-        recipe = recipes.from_table(recipes.to_table(trained) | {"steps": recipe.steps})
-        _trim_log(run / "log.csv", first)
-    else:
-        if run.exists() and any(run.iterdir()):
-            raise BadRun(f"{run} is not empty: add --resume to carry it on, or choose another --out")
-        system, first = systems.build(recipe), 0
-        run.mkdir(parents=True, exist_ok=True)
     described = {
         "recipe": recipes.to_table(recipe),
         "data": {"colour": [source.name for source in colour], "stills": len(stills), "gray": [g.name for g in gray]},
         "versions": {"torch": torch.__version__},
     }
+    if resume:
+        system, trained, first = checkpoint.restore(checkpoint.latest(run))
+        _check_same(run, trained, recipe, described)
+        _trim_log(run / "log.csv", first)
+    else:
+        if run.is_file():
+            raise BadRun(f"{run} is a file: name a folder with --out")
+        if run.exists() and any(run.iterdir()):
+            raise BadRun(f"{run} is not empty: add --resume to carry it on, or choose another --out")
+        system, first = systems.build(recipe), 0
+        run.mkdir(parents=True, exist_ok=True)
     (run / "recipe.json").write_text(json.dumps(described, indent=2) + "\n")
     shown = _shown(stills, recipe), _shown(gray_stills, recipe)
     stop = _StopRequest()
@@ -111,6 +114,24 @@ def train(
     return step
 
 
+def _check_same(run: Path, trained: Recipe, asked: Recipe, described: dict[str, Any]) -> None:
+    """Raises BadRun when a run would be carried on with another recipe or other stills."""
+    before, now = (_flat(recipes.to_table(recipe)) for recipe in (trained, asked))
+    for key, value in before.items():
+        if key != "steps" and now[key] != value:
+            raise BadRun(f"{run} was started with {key}={value}, not {now[key]}: resume it with that, or start another")
+    file = run / "recipe.json"
+    if file.exists() and (data := json.loads(file.read_text())["data"]) != described["data"]:
+        raise BadRun(f"{run} was started with other stills ({data['stills']} in {', '.join(data['colour'])})")
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
 def _step_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
 
@@ -122,10 +143,9 @@ def _schedule(system: systems.System, recipe: Recipe, step: int) -> None:
     factor = min(1.0, (1 - done) / max(1 - settings.decay_from, 1e-9))
     if step < settings.warmup_steps:
         factor *= (step + 1) / settings.warmup_steps
-    rates = {"generator": settings.lr, "discriminator": settings.discriminator_lr}
-    for name, optimizer in system.optimizers.items():
+    for optimizer in system.optimizers.values():
         for group in optimizer.param_groups:
-            group["lr"] = rates[name] * factor
+            group["lr"] = group["initial_lr"] * factor
 
 
 def _shown(stills: Stills, recipe: Recipe) -> list[Tensor]:
@@ -153,11 +173,11 @@ class _Log:
             return self.speed or self.pictures / max(time.monotonic() - self.since, 1e-9)
         now = time.monotonic()
         self.speed = self.pictures / max(now - self.since, 1e-9)
-        means = {name: sum(r.get(name, 0.0) for r in self.rows) / len(self.rows) for name in ("l1", "d", "g")}
+        columns = {name: [row[name] for row in self.rows if name in row] for name in system.losses}
         if self.file.tell() == 0:
-            self.writer.writerow(["step", "seconds", "pictures_per_second", "lr", *means])
+            self.writer.writerow(["step", "seconds", "pictures_per_second", "lr", *columns])
         rate = system.optimizers["generator"].param_groups[0]["lr"]
-        values = [f"{value:.5f}" for value in means.values()]
+        values = [f"{sum(column) / len(column):.5f}" if column else "" for column in columns.values()]
         self.writer.writerow([step, f"{now - self.started:.1f}", f"{self.speed:.1f}", f"{rate:.2e}", *values])
         self.since, self.pictures, self.rows = now, 0, []
         return self.speed

@@ -130,9 +130,16 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.precision not in ("fp32", "bf16"):
             raise BadRecipe(f"precision must be fp32 or bf16, not {self.precision!r}")
-        for name in ("steps", "batch", "checkpoint_every", "sample_every"):
-            if getattr(self, name) < 1:
-                raise BadRecipe(f"{name} must be at least 1, not {getattr(self, name)}")
+        counts = {
+            "": (self, ("steps", "batch", "checkpoint_every", "sample_every")),
+            "data.": (self.data, ("size",)),
+            "generator.": (self.generator, ("width", "depth")),
+            "discriminator.": (self.discriminator, ("width", "layers")),
+        }
+        for section, (settings, names) in counts.items():
+            for name in names:
+                if getattr(settings, name) < 1:
+                    raise BadRecipe(f"{section}{name} must be at least 1, not {getattr(settings, name)}")
         for name in ("probability", "spectral", "jpeg"):
             if not 0 <= getattr(self.film_stock, name) <= 1:
                 raise BadRecipe(f"film_stock.{name} must lie in 0..1, not {getattr(self.film_stock, name)}")
@@ -157,6 +164,8 @@ def load(name_or_file: str, overrides: typing.Sequence[str] = ()) -> Recipe:
             text = file.read_text()
         except OSError as error:
             raise BadRecipe(f"recipe file {name_or_file!r} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise BadRecipe(f"recipe file {name_or_file!r} is no text") from None
     elif name_or_file in names():
         text = (resources.files(__package__) / "recipes" / f"{name_or_file}.toml").read_text()
     else:
@@ -214,9 +223,11 @@ def _value(hint: type[Any] | types.UnionType, value: object, where: str) -> obje
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type[Any], hint), typing.cast(dict[str, Any], value), where + ".")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
     if not isinstance(value, typing.cast(type[Any], hint)) or (hint is not bool and isinstance(value, bool)):
         raise BadRecipe(f"{where} must be {typing.cast(type[Any], hint).__name__}, not {value!r}")
+    if isinstance(value, int | float) and value < 0:
+        raise BadRecipe(f"{where} must not be negative, not {value!r}")
     return value
 
 

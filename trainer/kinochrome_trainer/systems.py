@@ -23,7 +23,9 @@ class System(Protocol):
     modules: dict[str, nn.Module]
     """Everything with weights that a checkpoint must hold, by name."""
     optimizers: dict[str, torch.optim.Adam]
-    """By name, for checkpoints and the learning-rate schedule."""
+    """By name, for checkpoints. Each group states its `initial_lr`, from which the schedule starts."""
+    losses: tuple[str, ...]
+    """Names of the losses that `step` may report: the columns of the log."""
 
     def step(self, rgb: Tensor, step: int, chance: torch.Generator) -> dict[str, float]:
         """One update from colour stills (N, 3, size, size) in 0..1; returns the losses by name."""
@@ -48,13 +50,12 @@ class Pix2Pix:
         self.modules: dict[str, nn.Module] = {"generator": self.generator, "average": self.average}
         settings = recipe.optimizer
         betas = (settings.beta1, settings.beta2)
-        self.optimizers = {"generator": torch.optim.Adam(self.generator.parameters(), settings.lr, betas)}
+        self.losses: tuple[str, ...] = ("l1", "d", "g") if recipe.loss.adversarial else ("l1",)
+        self.optimizers = {"generator": _adam(self.generator, settings.lr, betas)}
         if recipe.loss.adversarial:
             self.discriminator = networks.PatchDiscriminator(recipe.discriminator, self.generator.chroma_stride)
             self.modules["discriminator"] = self.discriminator
-            self.optimizers["discriminator"] = torch.optim.Adam(
-                self.discriminator.parameters(), settings.discriminator_lr, betas
-            )
+            self.optimizers["discriminator"] = _adam(self.discriminator, settings.discriminator_lr, betas)
 
     def step(self, rgb: Tensor, step: int, chance: torch.Generator) -> dict[str, float]:
         luma, chroma = rgb_to_ycbcr(rgb)
@@ -105,6 +106,10 @@ class Pix2Pix:
         )
         for ours, new in zip(self.average.buffers(), self.generator.buffers(), strict=True):
             ours.copy_(new)
+
+
+def _adam(network: nn.Module, lr: float, betas: tuple[float, float]) -> torch.optim.Adam:
+    return torch.optim.Adam([{"params": network.parameters(), "initial_lr": lr}], lr, betas)
 
 
 SYSTEMS: dict[str, type[Pix2Pix]] = {"pix2pix": Pix2Pix}
