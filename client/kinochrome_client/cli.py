@@ -278,7 +278,7 @@ def models(
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table(box=None)
     if server:
         from . import remote
@@ -308,7 +308,7 @@ def models(
                 manifest.licence,
                 colorizer.sha256[:12],
             )
-    console.print(table, width=None if console.is_terminal else 160)
+    console.print(table)
 
 
 @app.command()
