@@ -59,9 +59,6 @@ _HIDDEN_FRAMES = ("vp8", "vp9", "av1")  # packets of these may hold frames that 
 class _OutOfOrder(Exception):
     """Frames came in another order than their times."""
 
-    frames = 0
-    """Frames of the segment that were coloured before."""
-
 
 class Worker:
     """Colours segments of one film, one at a time. Each thread has its own: decoders are not thread-safe."""
@@ -115,42 +112,43 @@ class Worker:
         warm_up = first is not None and any(time < first for time in times)  # an open group of pictures
         by_rank = False
         while True:
+            can_warm_up = bool(segment.warm_up) and not warm_up
+            chunk = Chunk(segment.index)
             try:
-                chunk = self._attempt(segment, times, warm_up=warm_up, by_rank=by_rank)
-            except _OutOfOrder as fault:
-                self.on_frames(-fault.frames)
+                self._attempt(segment, chunk, times, warm_up=warm_up, by_rank=by_rank)
+                lost = len(times) - chunk.frames
+            except _OutOfOrder:
+                self.on_frames(-chunk.frames)
                 by_rank = True
                 continue
-            if chunk.frames < len(times) and segment.warm_up and not warm_up:
+            except BadFilm:
+                if not can_warm_up:
+                    raise
+                lost = len(times)
+            if can_warm_up and lost > 0:
                 self.on_frames(-chunk.frames)
                 warm_up = True
                 continue
-            if (lost := len(times) - chunk.frames) > 0 and self.decoder.codec.canonical_name not in _HIDDEN_FRAMES:
+            if lost > 0 and self.decoder.codec.canonical_name not in _HIDDEN_FRAMES:
                 chunk.warnings.append(
                     f"{self.source.name}: {lost} packets{self._at(segment.packets[0])} and after gave no frame"
                 )
             return chunk
 
-    def _attempt(self, segment: Segment, times: list[int], *, warm_up: bool, by_rank: bool) -> Chunk:
-        chunk = Chunk(segment.index)
+    def _attempt(self, segment: Segment, chunk: Chunk, times: list[int], *, warm_up: bool, by_rank: bool) -> None:
         encoder = self.encoding.open()
         durations = {packet.pts: packet.duration or self.tick for packet in segment.packets}
         batch: list[tuple[VideoFrame, Plane]] = []
         frames = self._decode(segment, chunk, warm_up=warm_up)
-        try:
-            for frame in self._timed(frames, segment, times, by_rank=by_rank):
-                batch.append((frame, luma_of(frame, self.geometry.picture)))
-                if len(batch) == BATCH:
-                    self._paint(batch, encoder, durations, chunk)
-                    batch.clear()
-        except _OutOfOrder as fault:
-            fault.frames = chunk.frames
-            raise
+        for frame in self._timed(frames, segment, times, by_rank=by_rank):
+            batch.append((frame, luma_of(frame, self.geometry.picture)))
+            if len(batch) == BATCH:
+                self._paint(batch, encoder, durations, chunk)
+                batch.clear()
         if batch:
             self._paint(batch, encoder, durations, chunk)
         if chunk.frames:
             self._take(encoder.encode(None), durations, chunk)
-        return chunk
 
     def _decode(self, segment: Segment, chunk: Chunk, *, warm_up: bool) -> Iterator[VideoFrame]:
         """The segment's frames in showing order."""

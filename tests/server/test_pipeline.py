@@ -7,6 +7,7 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -154,12 +155,25 @@ def test_sound_subtitles_chapters_and_tags_come_through(tmp_path: Path) -> None:
     assert [track.language for track in after] == ["eng", "deu", "fra"]
     assert after == before
     assert all(track.packets for track in after)
-    import av
-
     with av.open(str(tmp_path / "out.mkv")) as container:
         assert [chapter["metadata"]["title"] for chapter in container.chapters()] == ["One", "Two"]
         assert container.metadata["title"] == "A test film"
     assert not said
+
+
+def test_attachments_come_through(tmp_path: Path) -> None:
+    plain = films.make(tmp_path, Kind("plain.mkv", frames=5))
+    with av.open(str(plain)) as source, av.open(str(tmp_path / "film.mkv"), "w") as target:
+        copy = target.add_stream_from_template(source.streams.video[0], opaque=True)
+        target.add_attachment("font.ttf", "application/x-truetype-font", b"FONT" * 100)
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = copy
+                target.mux(packet)
+    run(tmp_path / "film.mkv", tmp_path / "out.mkv")
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        (attachment,) = container.streams.attachments
+        assert (attachment.name, attachment.data) == ("font.ttf", b"FONT" * 100)
 
 
 def test_a_stream_the_container_cannot_hold_is_named(tmp_path: Path) -> None:
@@ -176,8 +190,6 @@ def test_rotation_and_aspect_are_carried(suffix: str, tmp_path: Path) -> None:
     film = films.make(tmp_path, Kind("film.mp4", rotation=90, aspect=Fraction(16, 15)))
     run(film, tmp_path / f"out{suffix}")
     assert reading.pictures(tmp_path / f"out{suffix}")[0].rotation == reading.pictures(film)[0].rotation != 0
-    import av
-
     with av.open(str(tmp_path / f"out{suffix}")) as container:
         assert container.streams.video[0].sample_aspect_ratio == Fraction(16, 15)
 
