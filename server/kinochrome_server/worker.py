@@ -112,7 +112,7 @@ class Worker:
         warm_up = first is not None and any(time < first for time in times)  # an open group of pictures
         by_rank = False
         while True:
-            can_warm_up = bool(segment.warm_up) and not warm_up
+            can_warm_up = bool(segment.warm_up and times) and not warm_up
             chunk = Chunk(segment.index)
             try:
                 self._attempt(segment, chunk, times, warm_up=warm_up, by_rank=by_rank)
