@@ -8,8 +8,8 @@ import pytest
 
 from kinochrome_client import remote
 from kinochrome_proto.kinochrome.v1 import colorizer_pb2 as wire
-from kinochrome_server.film import FileSource
 from kinochrome_server.pipeline import Settings, colorize
+from kinochrome_server.sources import FileSource
 from tests import reading, shared
 from tests.server import serving
 

@@ -1,20 +1,24 @@
 """The `kinochrome` command. A verb parses, calls, prints; what it needs is imported when it runs."""
 
 import importlib
+import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kinochrome_proto.errors import BadFilm, BadSettings, KinochromeError
 
 if TYPE_CHECKING:
+    from kinochrome_proto.kinochrome.v1 import colorizer_pb2 as wire
+
     from .progress import Display
 
 app = typer.Typer(
@@ -26,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-CONTAINER_OF = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "mkv"}
+CONTAINER_OF = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "mkv", ".webm": "webm"}
 
 
 def main() -> None:
@@ -49,17 +53,17 @@ def _sibling(module: str, extra: str) -> ModuleType:
 
 
 @contextmanager
-def _local_errors() -> Iterator[None]:
-    """Disk errors while writing, Ctrl-C and a polite kill, in one line."""
+def _local_errors(what_is_left: Callable[[], str]) -> Iterator[None]:
+    """Disk errors while writing, Ctrl-C and a polite kill, in one line that also says what is left behind."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
-        print("kinochrome: interrupted; nothing was left behind", file=sys.stderr)
+        print(f"kinochrome: interrupted; {what_is_left()}", file=sys.stderr)
         raise typer.Exit(130) from None
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        raise KinochromeError(f"{error.strerror or error}{where}; nothing was left behind") from None
+        raise KinochromeError(f"{error.strerror or error}{where}; {what_is_left()}") from None
 
 
 def _version(asked: bool) -> None:
@@ -83,65 +87,203 @@ def colorize(
     out: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--out", help="The coloured film; .mp4, .mov or .mkv. Default: FILM.color.mp4, or .mkv for Matroska."
+            "-o",
+            "--out",
+            help="The coloured film; .mp4, .mov, .mkv or .webm. Default: FILM.color.mp4, or .mkv for Matroska.",
         ),
     ] = None,
-    codec: Annotated[str, typer.Option(help="Video codec: h264, h265, or ffv1 (lossless).")] = "h264",
     model: Annotated[
         str, typer.Option(help="A colorizer by name (see `kinochrome models`) or an .onnx file.")
     ] = "default",
     server: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Colour on this server instead of in this process.")
     ] = "",
+    saturation: Annotated[float | None, typer.Option(help="How vivid: 0 gray, 1 as painted, up to 3.")] = None,
+    warmth: Annotated[float | None, typer.Option(help="From -1, cold, to 1, warm.")] = None,
+    stabilize: Annotated[
+        float | None,
+        typer.Option(help="Steadiness of colours: 0 none, 1 most. Default: 0.8."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Another colouring, of colorizers that have several.")] = None,
+    reference: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="STILL", help="A colour still whose palette steers the film; may be given again."),
+    ] = None,
+    keep_color: Annotated[
+        bool, typer.Option("--keep-color", help="Leave shots as they are that are in colour already.")
+    ] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Gray left, coloured right, in one picture.")] = False,
+    start: Annotated[str, typer.Option("--from", metavar="TIME", help="Start there: seconds, 1:30 or 1:02:03.5.")] = "",
+    stop: Annotated[str, typer.Option("--to", metavar="TIME", help="End there.")] = "",
+    codec: Annotated[
+        str, typer.Option(help="h264, h265, av1, vp9, prores, or ffv1 (lossless). Default: the container's usual one.")
+    ] = "",
+    crf: Annotated[
+        int | None, typer.Option(help="Quality, in the codec's own scale: lower is better and larger.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Speed against size, in the codec's own words.")] = "",
+    pix_fmt: Annotated[
+        str, typer.Option(help="Output pixel format. Default: what keeps the film's luma depth and chroma grid.")
+    ] = "",
+    deinterlace: Annotated[
+        bool,
+        typer.Option("--deinterlace", help="Turn interlaced film into whole frames. Default: it stays interlaced."),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew, though an interrupted run could be carried on.")
+    ] = False,
     lenient: Annotated[bool, typer.Option("--lenient", help="Of a damaged film, colour what can be read.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse a film of which anything would be lost, instead of warning.")
+    ] = False,
 ) -> None:
     """Colour a film. Luma, timing, sound and subtitles stay the film's own; only colour is added.
+
+    Interrupted, by Ctrl-C, a crash or a full disk? The same command carries on where it stopped: finished parts are
+    kept beside the output, in OUT.kinochrome, until the film is finished.
 
     Examples:
 
       kinochrome colorize old.mp4
 
       kinochrome colorize old.mkv -o coloured.mkv --codec ffv1
+
+      kinochrome colorize old.mp4 -o look.mp4 --from 1:00 --to 1:10 --compare --saturation 1.3
     """
-    from .output import NewFile
+    from kinochrome_proto.kinochrome.v1 import colorizer_pb2 as wire
+
+    from .output import refuse_existing
     from .progress import Display
 
-    with _local_errors():
-        if not film.exists():
-            raise BadFilm(f"{film} does not exist")
-        if not film.is_file():
-            raise BadFilm(f"{film} is not a file")
-        out = out or film.with_name(f"{film.stem}.color.{'mkv' if film.suffix.lower() in ('.mkv', '.webm') else 'mp4'}")
-        if out.suffix.lower() not in CONTAINER_OF:
-            raise BadSettings(f"{out}: the output's ending chooses its container; use {', '.join(CONTAINER_OF)}")
-        if out.exists() and out.samefile(film):
-            raise BadSettings(f"{out} is the film itself: choose another -o")
-        asked = {"colorizer": model, "codec": codec, "container": CONTAINER_OF[out.suffix.lower()], "lenient": lenient}
-        with NewFile(out, overwrite=overwrite) as new:
-            with Display(film.name, "frames", "fps") as display:
-                if server:
-                    frames = _colorize_there(server, film, new.file, asked, display)
-                else:
-                    frames = _colorize_here(film, new.file, asked, display)
-            new.commit()
+    if not film.exists():
+        raise BadFilm(f"{film} does not exist")
+    if not film.is_file():
+        raise BadFilm(f"{film} is not a file")
+    out = out or film.with_name(f"{film.stem}.color.{'mkv' if film.suffix.lower() in ('.mkv', '.webm') else 'mp4'}")
+    if out.suffix.lower() not in CONTAINER_OF:
+        raise BadSettings(f"{out}: the output's ending chooses its container; use {', '.join(CONTAINER_OF)}")
+    if out.exists() and out.samefile(film):
+        raise BadSettings(f"{out} is the film itself: choose another -o")
+    refuse_existing(out, overwrite=overwrite)
+    settings = wire.Settings(
+        colorizer=model,
+        codec=codec,
+        container=CONTAINER_OF[out.suffix.lower()],
+        crf=crf,
+        preset=preset,
+        pix_fmt=pix_fmt,
+        look=wire.Look(
+            saturation=saturation,
+            warmth=warmth,
+            stabilize=stabilize,
+            seed=seed,
+            references=[_still(path) for path in reference or []],
+        ),
+        from_us=_microseconds("--from", start),
+        to_us=_microseconds("--to", stop),
+        keep_color=keep_color,
+        deinterlace=deinterlace,
+        compare=compare,
+        lenient=lenient,
+        strict=strict,
+    )
+    with Display(film.name, "frames", "fps") as display:
+        if server:
+            frames = _colorize_there(server, film, out, settings, display, overwrite=overwrite)
+        else:
+            frames = _colorize_here(film, out, settings, display, overwrite=overwrite, restart=restart)
     print(f"{out}: {frames} frames, {display.rate:.1f} fps")
 
 
-def _colorize_there(server: str, film: Path, sink: BinaryIO, asked: dict[str, Any], display: "Display") -> int:
-    from kinochrome_proto.kinochrome.v1 import colorizer_pb2 as wire
+def _still(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadSettings(f"--reference {path} cannot be read: {error.strerror}") from None
 
+
+def _microseconds(option: str, time: str) -> int | None:
+    """A point in time as people write it: 90, 1:30, 0:01:30.5; None when it is empty."""
+    if not time:
+        return None
+    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)", time)
+    if not match:
+        raise BadSettings(f"{option} {time} is no time: write seconds, minutes:seconds or hours:minutes:seconds")
+    hours, minutes, seconds = (Fraction(part or 0) for part in match.groups())
+    return round((3600 * hours + 60 * minutes + seconds) * 1_000_000)
+
+
+def _colorize_there(
+    server: str, film: Path, out: Path, settings: "wire.Settings", display: "Display", *, overwrite: bool
+) -> int:
     from . import remote
+    from .output import NewFile
 
-    settings = wire.Settings(**asked)
-    return remote.colorize(server, film, sink, settings, on_progress=display.update, on_warning=display.warn)
+    if settings.ByteSize() > remote.MAX_SETTINGS:
+        raise BadSettings(
+            "--reference: for a server the stills may be 3 MB in all; make them smaller, 800 pixels will do"
+        )
+    with _local_errors(lambda: "nothing was left behind"), NewFile(out, overwrite=overwrite) as new:
+        frames = remote.colorize(server, film, new.file, settings, on_progress=display.update, on_warning=display.warn)
+        new.commit()
+    return frames
 
 
-def _colorize_here(film: Path, sink: BinaryIO, asked: dict[str, Any], display: "Display") -> int:
-    pipeline, films = (_sibling(f"kinochrome_server.{name}", "server") for name in ("pipeline", "film"))
-    source, settings = films.FileSource(film), pipeline.Settings(**asked)
-    report = pipeline.colorize(source, sink, settings, on_progress=display.update, on_warning=display.warn)
+def _colorize_here(
+    film: Path, out: Path, asked: "wire.Settings", display: "Display", *, overwrite: bool, restart: bool
+) -> int:
+    from .output import NewFile
+
+    pipeline, sources, wired = (
+        _sibling(f"kinochrome_server.{name}", "server") for name in ("pipeline", "sources", "wired")
+    )
+    source, settings = sources.FileSource(film), wired.settings(asked)
+    folder = out.with_name(f"{out.name}.kinochrome")
+    kept = f"finished parts are kept in {folder}: the same command carries on"
+    with (
+        _local_errors(lambda: kept if folder.exists() else "nothing was left behind"),
+        pipeline.journal_in(folder, source, settings, restart=restart) as journal,
+        NewFile(out, overwrite=overwrite, folder=folder) as new,
+    ):
+        report = pipeline.colorize(
+            source,
+            new.file,
+            settings,
+            journal=journal,
+            on_progress=display.update,
+            on_resumed=display.skip,
+            on_warning=display.warn,
+        )
+        new.commit()
+        journal.remove()
     return int(report.frames)
+
+
+@app.command()
+def inspect(
+    film: Annotated[Path, typer.Argument(help="The film to look at.")],
+    json_: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    lenient: Annotated[bool, typer.Option("--lenient", help="Of a damaged film, tell what can be read.")] = False,
+) -> None:
+    """Tell what a film is, without colouring it: streams, frames, cuts, shots in colour, what would be lost, time."""
+    import json
+
+    from . import report
+    from .progress import Display
+
+    inspection, sources = (_sibling(f"kinochrome_server.{name}", "server") for name in ("inspection", "sources"))
+    if not film.is_file():
+        raise BadFilm(f"{film} is not a file")
+    with (
+        _local_errors(lambda: "nothing was left behind"),
+        Display(f"looking at {film.name}", "frames", "fps") as display,
+    ):
+        found = inspection.inspect(sources.FileSource(film), lenient=lenient, on_progress=display.update)
+    if json_:
+        print(json.dumps(found.plain(), indent=2))
+    else:
+        report.show(film.name, found.plain())
 
 
 @app.command()

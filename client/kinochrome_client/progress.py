@@ -19,7 +19,7 @@ class Display:
         self._what, self._unit, self._speed = what, unit, speed
         self._console = Console(stderr=True)
         self._started = self._said = time.monotonic()
-        self._done = self._total = 0
+        self._done = self._total = self._before = 0
         self._note = ""
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -63,6 +63,10 @@ class Display:
                 file=sys.stderr,
             )
 
+    def skip(self, done: int) -> None:
+        """Count what an earlier run had done: it says nothing of this one's speed."""
+        self._before = done
+
     def warn(self, text: str) -> None:
         """Say something that should stay on the screen."""
         if self._console.is_terminal:
@@ -73,4 +77,4 @@ class Display:
     @property
     def rate(self) -> float:
         """Units a second since the start."""
-        return self._done / max(time.monotonic() - self._started, 1e-9)
+        return (self._done - self._before) / max(time.monotonic() - self._started, 1e-9)

@@ -14,6 +14,7 @@ from kinochrome_proto.kinochrome.v1 import colorizer_pb2 as wire
 from kinochrome_proto.kinochrome.v1 import colorizer_pb2_grpc as wire_grpc
 
 MESSAGE_SIZE = 256 * 1024  # bytes of film in one message
+MAX_SETTINGS = 3_000_000  # bytes: servers take messages of 4 MiB
 
 _OPTIONS = [
     ("grpc.max_receive_message_length", 4 << 20),

@@ -4,7 +4,8 @@ Each field is one metadata entry `kinochrome.<field>` whose value is JSON.
 
 The graph takes one tensor, `luma`: (N, 1, H, W) uint8, full range (0 black, 255 white), H and W multiples of
 `size_multiple`; it gives one, `chroma`: (N, 2, H / chroma_stride, W / chroma_stride) float32, (Cb, Cr) in
--0.5..0.5 in the encoding that `chroma_encoding` names.
+-0.5..0.5 in the encoding that `chroma_encoding` names. Where `noise_length` is not 0 it also takes `noise`:
+(N, noise_length) float32, standard normal, which chooses one of many colourings.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from .errors import BadColorizer
 
 FORMAT_VERSION = 1
 MAX_SIZE = 8192  # pixels
-LUMA, CHROMA = "luma", "chroma"  # names of the graph's input and output
+LUMA, NOISE, CHROMA = "luma", "noise", "chroma"  # names of the graph's inputs and output
 CHROMA_ENCODINGS = ("ycbcr-bt601-full",)
 _PREFIX = "kinochrome."
 

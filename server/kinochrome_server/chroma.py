@@ -1,5 +1,7 @@
 """From full-size luma to the colorizer's thumbnail, and from its small chroma back to the film's chroma grid."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import cv2
@@ -8,7 +10,7 @@ import numpy.typing as npt
 
 from kinochrome_proto.manifest import Manifest
 
-from .planes import LUMA_WEIGHTS, SMPTE170M, Picture, Plane, chroma_shape
+from .planes import LUMA_WEIGHTS, SMPTE170M, Picture, Plane, chroma_shape, depth_of, sample_type
 
 Float = npt.NDArray[np.float32]
 
@@ -24,21 +26,39 @@ class Geometry:
     """How one film's frames map to thumbnails and back; made once a film."""
 
     picture: Picture
+    """Of the frames that are painted."""
     thumbnail: tuple[int, int]
     """Height and width of the colorizer's luma."""
-    grid: tuple[int, int]
-    """Height and width of the output's chroma planes."""
     format: str
     """Output pixel format."""
+    fields: bool
+    """Whether each field is coloured along its own edges."""
 
     @property
     def turns(self) -> int:
         """Counter-clockwise quarter turns from the stored picture to the shown one."""
         return round(self.picture.rotation / 90) % 4
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of the chroma planes."""
+        return chroma_shape(self.picture.width, self.picture.height, self.format)
+
+    @property
+    def depth(self) -> int:
+        """Bits of an output sample."""
+        return depth_of(self.format)
+
     @classmethod
-    def of(cls, picture: Picture, manifest: Manifest, format: str) -> "Geometry":
-        """The thumbnail keeps the displayed shape: anamorphic film must not look squeezed to the colorizer."""
+    def of(cls, picture: Picture, manifest: Manifest, format: str, *, fields: bool = False) -> Geometry:
+        """The thumbnail keeps the displayed shape: anamorphic film must not look squeezed to the colorizer.
+
+        Args:
+            picture: of the frames.
+            manifest: of the colorizer.
+            format: output pixel format.
+            fields: whether the frames consist of two fields.
+        """
         height, width = float(picture.height), float(picture.width * picture.sample_aspect_ratio)
         scale = manifest.working_size / min(height, width)
         longest = manifest.working_size * LONGEST
@@ -46,7 +66,7 @@ class Geometry:
         lines, columns = (
             max(multiple, round(min(side * scale, longest) / multiple) * multiple) for side in (height, width)
         )
-        return cls(picture, (lines, columns), chroma_shape(picture.width, picture.height, format), format)
+        return cls(picture, (lines, columns), format, fields)
 
 
 def thumbnail(luma: Plane, geometry: Geometry) -> npt.NDArray[np.uint8]:
@@ -65,13 +85,33 @@ def thumbnail(luma: Plane, geometry: Geometry) -> npt.NDArray[np.uint8]:
 def chroma_planes(
     painted: Float, small_luma: npt.NDArray[np.uint8], luma: Plane, geometry: Geometry
 ) -> tuple[Plane, Plane]:
-    """The colorizer's chroma (2, h/s, w/s) -> the film's two chroma planes, in its matrix, range and depth.
+    """The colorizer's chroma (2, h/s, w/s) -> the output's two chroma planes, in the film's matrix and range.
 
     Upsampling follows the full-size luma, so that colour keeps to edges: the fast guided filter (He and Sun,
-    2015), with coefficients fitted on the thumbnail and applied on the chroma grid.
+    "Fast Guided Filter", 2015). Chroma is a local linear function of luma, fitted at the thumbnail's size and
+    evaluated on the chroma grid. Fields are of two moments: each follows its own luma, and has its own chroma lines.
     """
-    picture, (lines, columns) = geometry.picture, geometry.thumbnail
     height, width = geometry.grid
+    if not geometry.fields:
+        return _upsampled(painted, small_luma, luma, (height, width), geometry)
+    sample = sample_type(geometry.depth)
+    planes: tuple[Plane, Plane] = np.empty((height, width), sample), np.empty((height, width), sample)
+    for parity in (0, 1):
+        lines: Plane = luma[parity::2].copy()
+        shape = len(range(parity, height, 2)), width
+        for plane, field in zip(
+            planes, _upsampled(painted, thumbnail(lines, geometry), lines, shape, geometry), strict=True
+        ):
+            plane[parity::2] = field
+    return planes
+
+
+def _upsampled(
+    painted: Float, small_luma: npt.NDArray[np.uint8], luma: Plane, shape: tuple[int, int], geometry: Geometry
+) -> tuple[Plane, Plane]:
+    """Chroma planes of `shape` for a frame or a field."""
+    picture, (lines, columns) = geometry.picture, geometry.thumbnail
+    height, width = shape
     black, span = _luma_range(picture)
     guide = small_luma.astype(np.float32) / 255
     fine = cv2.resize(luma, (width, height), interpolation=cv2.INTER_AREA)
@@ -79,7 +119,7 @@ def chroma_planes(
     box = (2 * GUIDE_RADIUS + 1, 2 * GUIDE_RADIUS + 1)
     mean = cv2.blur(guide, box)
     variance = cv2.blur(guide * guide, box) - mean * mean + GUIDE_EPSILON
-    depth_scale = 1 << (picture.depth - 8)
+    depth_scale = 1 << (geometry.depth - 8)
     gain = 256 * depth_scale - 1 if picture.full_range else 224 * depth_scale
     low, high = (0, 256 * depth_scale - 1) if picture.full_range else (16 * depth_scale, 240 * depth_scale)
     planes = []
@@ -91,7 +131,7 @@ def chroma_planes(
         slope = cv2.resize(cv2.blur(slope, box), (width, height), interpolation=cv2.INTER_LINEAR)
         offset = cv2.resize(cv2.blur(offset, box), (width, height), interpolation=cv2.INTER_LINEAR)
         codes = (slope * fine_guide + offset) * np.float32(gain) + np.float32(128 * depth_scale + 0.5)
-        planes.append(np.clip(codes, low, high).astype(luma.dtype))
+        planes.append(np.clip(codes, low, high).astype(sample_type(geometry.depth)))
     return planes[0], planes[1]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnxruntime
 
 from kinochrome_proto.errors import BadColorizer, UnknownColorizer
-from kinochrome_proto.manifest import CHROMA, LUMA, Manifest
+from kinochrome_proto.manifest import CHROMA, LUMA, NOISE, Manifest
 
 DEFAULT = "default"
 
@@ -52,15 +52,24 @@ def load(name_or_file: str = DEFAULT, *, files: bool = True) -> Colorizer:
     else:
         hint = " or an .onnx file" if files else ""
         raise UnknownColorizer(f"no colorizer {name!r}: choose from {', '.join(shipped())}{hint}")
+    return read(path)
+
+
+def read(path: Path) -> Colorizer:
+    """The colorizer in a file. Raises UnknownColorizer when it cannot be read, BadColorizer when it is none."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UnknownColorizer(f"colorizer {name} cannot be read: {error.strerror}") from None
+        raise UnknownColorizer(f"colorizer {path} cannot be read: {error.strerror}") from None
     session = open_session(content, str(path))
     manifest = Manifest.from_metadata(session.get_modelmeta().custom_metadata_map, str(path))
     names = [item.name for item in session.get_inputs()], [item.name for item in session.get_outputs()]
-    if names != ([LUMA], [CHROMA]):
-        raise BadColorizer(f"{path} takes {names[0]} and gives {names[1]}; a colorizer takes luma and gives chroma")
+    inputs = [LUMA, NOISE] if manifest.noise_length else [LUMA]
+    if names != (inputs, [CHROMA]):
+        raise BadColorizer(
+            f"{path} takes {', '.join(names[0])} and gives {', '.join(names[1])}; by its metadata it should take "
+            f"{', '.join(inputs)} and give {CHROMA}: export it again"
+        )
     return Colorizer(path.stem, path, content, manifest)
 
 

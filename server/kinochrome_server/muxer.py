@@ -3,9 +3,11 @@
 from __future__ import annotations  # av.Packet takes a parameter in its type stubs only
 
 import contextlib
+import heapq
 import io
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import BinaryIO, cast
 
 import av
@@ -19,8 +21,8 @@ from av.video.stream import VideoStream
 from kinochrome_proto.errors import BadFilm, BadSettings
 
 from .codecs import Container, Encoding
-from .film import Film, Segment
-from .worker import Chunk
+from .film import Film
+from .packets import Role, read_packets
 
 
 class Muxer:
@@ -33,13 +35,13 @@ class Muxer:
 
         Raises BadSettings when the container cannot hold the coloured stream itself.
         """
-        self.name, self.facts = film.source.name, film.facts
+        self.name, self.facts, self.encoding = film.source.name, film.facts, encoding
         self.sample_rates = [stream.sample_rate for stream in film.container.streams.audio if stream.sample_rate]
         self.output = self._open(sink, container)
         self.output.metadata.update(film.container.metadata)
         self.copies: dict[int, Stream] = {}
         self.filters: dict[int, BitStreamFilterContext] = {}
-        self.chapters = film.container.chapters()
+        self.chapters = film.chapters()
         for stream in film.container.streams:
             if stream.index == film.video.index:
                 self.video = self._add_video(film.video, encoding, container)
@@ -48,8 +50,10 @@ class Muxer:
         if self.chapters:
             self.output.set_chapters(self.chapters)
         self.frames = 0
+        self._warn = warn
         self._recent: list[int] = []
         self._last_pts: int | None = None
+        self._moved = 0
 
     def _open(self, sink: BinaryIO, container: Container) -> OutputContainer:
         options = container.options_for(self.facts.time_base, self.sample_rates)
@@ -72,6 +76,7 @@ class Muxer:
             raise BadSettings(f"{container.format} cannot hold {encoding.codec.encoder}: {error}") from None
         video = cast(VideoStream, video)
         encoding.configure(video.codec_context)
+        container.tag(video, encoding.codec)
         video.time_base = encoding.facts.time_base
         if encoding.facts.picture.rotation:
             video.set_display_rotation(encoding.facts.picture.rotation)
@@ -102,20 +107,20 @@ class Muxer:
             self.filters[stream.index] = BitStreamFilterContext("aac_adtstoasc", stream)
         return copy
 
-    def write(self, segment: Segment, chunk: Chunk) -> None:
-        """Add a coloured segment and what lay between its frames. Segments must come in order.
+    def write(self, segment: Path, chunk: Path) -> None:
+        """Add a coloured segment and, from its own file, what lay between its frames. Segments must come in order.
 
-        Raises BadFilm when the film's timestamps go backwards.
+        Raises BadFilm when libav refuses a packet, OSError of the sink.
         """
-        packets = [*self._video_packets(chunk), *self._copied_packets(segment)]
-        packets.sort(key=_decoding_time)
-        for packet in packets:
-            try:
-                self.output.mux_one(packet)
-            except av.error.FFmpegError as error:
-                # What the sink raises comes through as it is; this is libav, refusing the packet.
-                what = f"{packet.stream.type} near {float(_decoding_time(packet)):.2f} s"
-                raise BadFilm(f"{self.name}: its {what} cannot be written ({error.strerror})") from None
+        with segment.open("rb") as source, chunk.open("rb") as coloured:
+            packets = heapq.merge(self._video_packets(coloured), self._copied_packets(source), key=_decoding_time)
+            for packet in packets:
+                try:
+                    self.output.mux_one(packet)
+                except av.error.FFmpegError as error:
+                    # What the sink raises comes through as it is; this is libav, refusing the packet.
+                    what = f"{packet.stream.type} near {float(_decoding_time(packet)):.2f} s"
+                    raise BadFilm(f"{self.name}: its {what} cannot be written ({error.strerror})") from None
 
     def finish(self) -> None:
         """Write what the container wants at its end. Only after this is the film whole."""
@@ -126,48 +131,49 @@ class Muxer:
         with contextlib.suppress(Exception):  # the sink may be what failed; the error that matters is on its way
             self.output.close()
 
-    def _video_packets(self, chunk: Chunk) -> Iterator[Packet[Stream]]:
-        if not chunk.packets:
+    def _video_packets(self, chunk: BinaryIO) -> Iterator[Packet[Stream]]:
+        shown = sorted(packet.pts for packet in read_packets(chunk, with_data=False) if packet.pts is not None)
+        if not shown:
             return
-        shown = sorted(packet.pts for packet in chunk.packets)
-        if len(set(shown)) != len(shown) or (self._last_pts is not None and shown[0] <= self._last_pts):
-            at = float(shown[0] * self.facts.time_base)
-            raise BadFilm(
-                f"{self.name}: timestamps go back or repeat near {at:.2f} s; remux the film first, so that they rise"
+        if self._last_pts is not None and shown[0] + self._moved <= self._last_pts:
+            at = float((self._last_pts + self.facts.tick) * self.facts.time_base)
+            self._warn(
+                f"{self.name}: timestamps go back near {at:.2f} s; frames from there on are shown one by one after"
             )
+            self._moved = self._last_pts + self.facts.tick - shown[0]
+        shown = [pts + self._moved for pts in shown]
         delay = self._reorder_delay(shown[0])
         # Segments are encoded apart, each counting its decoding times from its own start. Counted anew over the
         # whole film they rise steadily: the k-th packet is decoded when the (k - delay)-th frame is shown.
         decoded = [*self._recent, *shown]
-        for packet, dts in zip(chunk.packets, decoded, strict=False):
-            out = Packet(packet.data)
-            out.stream, out.time_base = self.video, self.facts.time_base
-            out.pts, out.dts, out.duration, out.is_keyframe = packet.pts, dts, packet.duration, packet.is_keyframe
-            yield out
         self._recent = decoded[len(shown) :] if delay else []
         self._last_pts = shown[-1]
         self.frames += len(shown)
+        chunk.seek(0)
+        for stored, dts in zip(read_packets(chunk), decoded, strict=False):
+            out = stored.packet()
+            out.stream = self.video
+            out.pts, out.dts = (stored.pts or 0) + self._moved, dts
+            yield out
 
     def _reorder_delay(self, first_pts: int) -> int:
         """Frames by which decoding runs ahead of showing; on the first call, decoding times before the first frame."""
-        delay = self.video.codec_context.reorder_depth if self.video.codec_context.is_open else self._open_and_ask()
+        if not self.video.codec_context.is_open:
+            self.output.start_encoding()  # opens the lending encoder
+        delay = self.encoding.decoding_lead(self.video.codec_context)
         if self._last_pts is None:
-            tick = max(1, round(1 / (self.facts.frame_rate * self.facts.time_base)))
-            self._recent = [first_pts - tick * (delay - i) for i in range(delay)]
+            self._recent = [first_pts - self.facts.tick * (delay - i) for i in range(delay)]
         return delay
 
-    def _open_and_ask(self) -> int:
-        self.output.start_encoding()  # opens the lending encoder
-        return self.video.codec_context.reorder_depth
-
-    def _copied_packets(self, segment: Segment) -> Iterator[Packet[Stream]]:
-        for packet in segment.copied:
-            if (copy := self.copies.get(packet.stream_index)) is None or copy.type == "attachment":
+    def _copied_packets(self, segment: BinaryIO) -> Iterator[Packet[Stream]]:
+        for stored in read_packets(segment):
+            copy = self.copies.get(stored.stream)
+            if stored.role != Role.COPIED or copy is None or copy.type == "attachment":
                 continue
-            bitstream_filter = self.filters.get(packet.stream_index)
-            time_base = packet.time_base  # read before filtering, which takes the packet over
+            packet = stored.packet()
+            bitstream_filter = self.filters.get(stored.stream)
             for out in bitstream_filter.filter(packet) if bitstream_filter else [packet]:
-                out.stream, out.time_base = copy, time_base
+                out.stream, out.time_base = copy, stored.time_base
                 yield out
 
 

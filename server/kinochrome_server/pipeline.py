@@ -4,24 +4,31 @@ with open("coloured.mp4", "wb") as sink:
     report = colorize(FileSource(Path("film.mp4")), sink, Settings())
 """
 
+import contextlib
+import dataclasses
+import hashlib
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from os import cpu_count
-from types import TracebackType
-from typing import BinaryIO
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, BinaryIO
 
-from kinochrome_proto.errors import BadFilm, Cancelled
+from kinochrome_proto.errors import BadFilm, BadSettings, Cancelled
 
 from . import colorizers
-from .chroma import Geometry
-from .codecs import Container, Encoding, choose_codec, choose_container
-from .engine import CpuEngine
-from .film import Facts, Film, Segment, Source
+from .codecs import Codec, Container, Encoding, choose_codec, choose_container
+from .compose import compared_size
+from .fields import deinterlaced
+from .film import Clip, Facts, Film, Segment
+from .journal import Journal, Record, film_identity
+from .looks import Look
 from .muxer import Muxer
-from .worker import Chunk, Worker
+from .pool import WorkerPool
+from .sources import Source
+from .worker import Colorize, Job, Probe
 
 
 @dataclass(frozen=True)
@@ -30,12 +37,28 @@ class Settings:
 
     colorizer: str = ""
     """Name of a shipped colorizer or an .onnx file; "" is the default."""
+    look: Look = field(default_factory=Look)
+    clip: Clip = field(default_factory=Clip)
     codec: str = ""
     """A key of `codecs.CODECS`; "" is the container's usual one."""
     container: str = ""
     """A key of `codecs.CONTAINERS`; "" is mp4."""
+    crf: int | None = None
+    """Constant rate factor, in the codec's own scale (lower is better); None is the codec's usual one."""
+    preset: str = ""
+    """Speed against size, in the codec's own words; "" is the codec's usual one."""
+    pix_fmt: str = ""
+    """Output pixel format; "" keeps the film's luma depth and chroma grid."""
+    keep_color: bool = False
+    """Leave shots as they are that are in colour already."""
+    deinterlace: bool = False
+    """Turn interlaced film into whole frames."""
+    compare: bool = False
+    """Show the film in gray and coloured, side by side in one picture."""
     lenient: bool = False
     """Colour what can be read of a damaged film instead of refusing it."""
+    strict: bool = False
+    """Refuse a film of which anything would be lost, instead of warning."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +67,8 @@ class Report:
 
     frames: int
     """Frames decoded, coloured and written."""
+    resumed: int
+    """Those of them that an earlier, interrupted run had coloured."""
 
 
 def colorize(
@@ -52,10 +77,12 @@ def colorize(
     settings: Settings,
     *,
     on_progress: Callable[[int, int], None] = lambda frames, expected: None,
+    on_resumed: Callable[[int], None] = lambda frames: None,
     on_warning: Callable[[str], None] = lambda text: None,
     cancelled: threading.Event | None = None,
     server_only: bool = False,
-    workers: int | None = None,
+    pool: WorkerPool | None = None,
+    journal: Journal | None = None,
 ) -> Report:
     """Colour a film from `source` into `sink`, a file object that can seek.
 
@@ -64,79 +91,135 @@ def colorize(
         sink: where the coloured film goes. On an exception what it holds is no film: throw it away.
         settings: how.
         on_progress: called with the frames coloured so far and those that the film says it has (0: it does not say).
-        on_warning: called with what the user should know. Both are called from several threads, one call at a time.
-        cancelled: set it from another thread to stop; `Cancelled` is raised. A run that fails sets it too, for a
-            source that makes its readers wait.
+        on_resumed: called with the frames that need not be coloured, for an earlier run has done so; may come again.
+        on_warning: called with what the user should know. All are called from several threads, one call at a time.
+        cancelled: set it from another thread to stop; `Cancelled` is raised.
         server_only: refuse colorizers named by file.
-        workers: segments coloured at a time; by default one per core.
+        pool: the workers; by default as many as there are cores, for this film alone.
+        journal: of this film and these settings, from `journal_in`: the same call after an interruption carries on
+            from there, to the same bytes. The caller removes it once the film is safe. By default nothing is kept.
 
-    Raises BadFilm, BadSettings, UnknownColorizer, BadColorizer, Cancelled, and OSError of the sink.
+    Raises BadFilm, BadSettings, UnknownColorizer, BadColorizer, OutputInTheWay (of the journal), Cancelled, and
+    OSError of the sink or the journal.
     """
-    cancelled = cancelled or threading.Event()
-    listener = _Listener(on_progress, on_warning)
+    if settings.strict and settings.lenient:
+        raise BadSettings("--strict and --lenient exclude each other: choose one")
+    listener = _Listener(on_progress, on_resumed, on_warning, settings.strict)
     container = choose_container(settings.container)
+    codec = choose_codec(settings.codec, container, crf=settings.crf, preset=settings.preset)
     colorizer = colorizers.load(settings.colorizer, files=not server_only)
-    engine = CpuEngine(colorizer)
-    with Film(source) as film:
-        codec, pix_fmt = choose_codec(settings.codec, container, film.facts.picture)
-        encoding = Encoding(codec, pix_fmt, film.facts)
-        encoding.check()
-        for text in _caveats(film.facts, container):
+    if settings.look.seed and not colorizer.manifest.noise_length:
+        listener.on_warning(f"colorizer {colorizer.name} has one style only: --seed changes nothing")
+    cancelled = cancelled or threading.Event()
+    with contextlib.ExitStack() as stack:
+        # Whatever fails, readers that wait for more of the film are freed, and workers of this film stop.
+        stack.push(_OnFailure(source.abandon))
+        stack.push(_OnFailure(cancelled.set))
+        pool = pool or stack.enter_context(WorkerPool())
+        facts = Facts.from_plain(pool.submit(Probe(source), cancelled).result())
+        film = stack.enter_context(Film(source, facts, settings.clip))
+        facts = film.facts
+        encoding = _encoding(codec, facts, settings)
+        for text in (*caveats(facts, container, settings.deinterlace), *encoding.caveats(container)):
             listener.on_warning(text)
-        geometry = Geometry.of(film.facts.picture, colorizer.manifest, pix_fmt)
-        listener.expected = film.facts.frames_expected
-        pool = _Workers(
-            workers or cpu_count() or 1,
-            cancelled,
-            lambda: Worker(
-                source,
-                engine,
-                geometry,
-                encoding,
-                lenient=settings.lenient,
-                cancelled=cancelled,
-                on_frames=listener.on_frames,
-            ),
+        job = Job(
+            source=source,
+            facts=facts,
+            colorizer=colorizer.path,
+            colorizer_sha256=colorizer.sha256,
+            encoding=encoding,
+            look=settings.look,
+            lenient=settings.lenient,
+            keep_color=settings.keep_color,
+            deinterlace=settings.deinterlace and bool(facts.picture.field_order),
+            compare=settings.compare,
+            durable=journal is not None,
         )
+        kept = journal or stack.enter_context(Journal(None, {}))
+        listener.expected = facts.frames_expected
         muxer = Muxer(sink, film, container, encoding, listener.on_warning)
-        try:
-            coloured = 0
-            with pool:
-                for segment, chunk in pool.run(film.segments(lenient=settings.lenient, warn=listener.on_warning)):
-                    for text in chunk.warnings:
-                        listener.on_warning(text)
-                    coloured += chunk.frames
-                    muxer.write(segment, chunk)
-            if not coloured:
-                raise BadFilm(f"{source.name}: not one frame of its video can be decoded")
-            if muxer.frames != coloured:
-                raise RuntimeError(f"{coloured} frames were coloured but {muxer.frames} written")
-            muxer.finish()
-        except BaseException:
-            muxer.abandon()
-            raise
-    return Report(coloured)
+        stack.push(_OnFailure(muxer.abandon))
+        segments = film.segments(kept.passing_file, lenient=settings.lenient, warn=listener.on_warning)
+        run = _Run(pool, kept, job, cancelled, listener)
+        coloured = 0
+        with run:
+            for segment, record in run.chunks(segments):
+                for text in record.warnings:
+                    listener.on_warning(text)
+                coloured += record.frames
+                muxer.write(segment.file, kept.chunk_file(segment.index))
+                segment.file.unlink()
+                kept.drop(segment.index)
+        if not coloured:
+            raise BadFilm(f"{source.name}: not one frame of its video can be decoded")
+        if muxer.frames != coloured:
+            raise RuntimeError(f"{coloured} frames were coloured but {muxer.frames} written")
+        muxer.finish()
+    return Report(coloured, listener.resumed)
 
 
-def _caveats(facts: Facts, container: Container) -> Iterator[str]:
-    """What of this film will not come through whole."""
+def journal_in(folder: Path, source: Source, settings: Settings, *, restart: bool = False) -> Journal:
+    """The journal in `folder`, begun or carried on.
+
+    Args:
+        folder: for this film and these settings alone; made if it is not there.
+        source: the film, whole.
+        settings: how it is coloured.
+        restart: throw away what an earlier run left there.
+
+    Raises OutputInTheWay when it cannot be used: see `Journal`. Raises UnknownColorizer, BadColorizer.
+    """
+    plain = dataclasses.asdict(settings)
+    plain["look"]["references"] = [hashlib.sha256(still).hexdigest() for still in settings.look.references]
+    plain["clip"] = {"from": str(settings.clip.start), "to": str(settings.clip.stop)}
+    plain["colorizer"] = colorizers.load(settings.colorizer).sha256
+    for name in ("lenient", "strict"):  # of no effect on a segment that was finished
+        del plain[name]
+    with source.open() as file:
+        identity = {"film": film_identity(file), "settings": plain, "version": version("kinochrome")}
+    return Journal(folder, identity, restart=restart)
+
+
+def _encoding(codec: Codec, facts: Facts, settings: Settings) -> Encoding:
+    picture = deinterlaced(facts.picture) if settings.deinterlace and facts.picture.field_order else facts.picture
+    size = compared_size(picture) if settings.compare else None
+    encoding = Encoding.of(codec, replace(facts, picture=picture), pix_fmt=settings.pix_fmt, size=size)
+    encoding.check()
+    return encoding
+
+
+def caveats(facts: Facts, container: Container, deinterlace: bool = False) -> Iterator[str]:
+    """What of this film will not come through as it is, whatever the codec."""
     if not facts.has_timestamps:
         yield f"the film has no timestamps: its frames are counted at {float(facts.frame_rate):g} a second"
-    if facts.picture.interlaced:
-        yield "the film is interlaced: its fields are kept as they are, but marked as whole frames"
+    if facts.picture.field_order and not facts.fields_marked and not deinterlace:
+        yield "fields are seen in the film that it does not mark: it is written as interlaced; see --deinterlace"
     if facts.picture.has_alpha:
         yield "the film has transparency, which is left out"
-    if container.format == "matroska" and (1000 * facts.time_base).denominator > 1:
+    if container.format in ("matroska", "webm") and (1000 * facts.time_base).denominator > 1:
         yield "Matroska keeps whole milliseconds: frames move by up to half of one; MP4 and MOV keep times exactly"
 
 
 class _Listener:
     """Brings several threads' news to the caller, one call at a time."""
 
-    def __init__(self, on_progress: Callable[[int, int], None], on_warning: Callable[[str], None]) -> None:
-        self._on_progress, self._on_warning = on_progress, on_warning
+    def __init__(
+        self,
+        on_progress: Callable[[int, int], None],
+        on_resumed: Callable[[int], None],
+        on_warning: Callable[[str], None],
+        strict: bool,
+    ) -> None:
+        self._on_progress, self._on_resumed, self._on_warning = on_progress, on_resumed, on_warning
+        self._strict = strict
         self._lock = threading.RLock()
-        self._frames, self.expected = 0, 0
+        self._frames, self.resumed, self.expected = 0, 0, 0
+
+    def on_resumed(self, count: int) -> None:
+        with self._lock:
+            self.resumed += count
+            self._on_resumed(self.resumed)
+        self.on_frames(count)
 
     def on_frames(self, count: int) -> None:
         with self._lock:
@@ -144,80 +227,113 @@ class _Listener:
             self._on_progress(self._frames, self.expected)
 
     def on_warning(self, text: str) -> None:
+        if self._strict:
+            raise BadFilm(f"--strict: {text}")
         with self._lock:
             self._on_warning(text)
 
 
-class _Workers:
-    """Colours segments on several threads (decoder, colorizer and encoder release the GIL) and keeps their order."""
+class _OnFailure:
+    """A context manager that does something when what it guards fails."""
 
-    def __init__(self, count: int, cancelled: threading.Event, make: Callable[[], Worker]) -> None:
-        self._count, self._cancelled, self._make = count, cancelled, make
-        self._local = threading.local()
+    def __init__(self, do: Callable[[], None]) -> None:
+        self._do = do
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if kind is not None:
+            self._do()
+
+
+class _Run:
+    """One film's segments on their way through the workers, in order and never many at a time."""
+
+    def __init__(
+        self, pool: WorkerPool, journal: Journal, job: Job, cancelled: threading.Event, listener: _Listener
+    ) -> None:
+        self._pool, self._journal, self._job = pool, journal, job
+        self._cancelled, self._listener = cancelled, listener
+        self._ahead: queue.Queue[tuple[Segment, Future[Record]] | BaseException | None] = queue.Queue(pool.count + 1)
         self._reader: threading.Thread | None = None
-        self._made: list[Worker] = []
+        self._pending: list[Future[Record]] = []
 
-    def __enter__(self) -> "_Workers":
-        self._pool = ThreadPoolExecutor(self._count, "worker")
+    def __enter__(self) -> "_Run":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self._cancelled.set()  # whatever failed, nobody wants the segments that are still being coloured
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if kind is not None:
+            self._cancelled.set()  # nobody wants the segments that are still being coloured
+            self._job.source.abandon()
         if self._reader:
             self._reader.join()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        for worker in self._made:
-            worker.close()
+        for future in self._pending:
+            with contextlib.suppress(BaseException):
+                future.result()
 
-    def run(self, segments: Iterator[Segment]) -> Iterator[tuple[Segment, Chunk]]:
-        """Segments with their chunks, in order. At most a few segments are held at a time, however long the film."""
-        ahead: queue.Queue[tuple[Segment, Future[Chunk]] | BaseException | None] = queue.Queue(self._count + 1)
-
-        def put(item: tuple[Segment, Future[Chunk]] | BaseException | None) -> bool:
-            while not self._cancelled.is_set():
-                try:
-                    ahead.put(item, timeout=0.1)
-                    return True
-                except queue.Full:
-                    continue
-            return False
+    def chunks(self, segments: Iterator[Segment]) -> Iterator[tuple[Segment, Record]]:
+        """Segments with the records of their chunks, in order."""
 
         def read() -> None:
             # Reading has a thread of its own: finished segments go out while the next bytes are still awaited.
             try:
                 for segment in segments:
-                    if not put((segment, self._pool.submit(self._colorize, segment))):
+                    if not self._put((segment, self._record(segment))):
                         return
-                put(None)
+                self._put(None)
             except BaseException as error:
-                put(error)
+                self._put(error)
 
         self._reader = threading.Thread(target=read, name="reader")
         self._reader.start()
-        while (item := self._next(ahead)) is not None:
+        while (item := self._next()) is not None:
             segment, future = item
             yield segment, future.result()
 
-    def _next(
-        self, ahead: "queue.Queue[tuple[Segment, Future[Chunk]] | BaseException | None]"
-    ) -> tuple[Segment, Future[Chunk]] | None:
+    def _record(self, segment: Segment) -> "Future[Record]":
+        """Of the chunk that an earlier run left, or of one that a worker is about to make."""
+        record: Future[Record] = Future()
+        found = self._journal.usable(segment.index, segment.sha256, lenient=self._job.lenient)
+        if found:
+            self._listener.on_resumed(found.frames)
+            record.set_result(found)
+            return record
+        self._pending = [future for future in self._pending if not future.done()]
+        self._pending.append(record)
+
+        def note(done: "Future[dict[str, Any]]") -> None:
+            # In the worker's thread: a chunk is in the journal as soon as it is finished, whatever comes before it.
+            try:
+                result = done.result()
+                entry = Record(segment.index, segment.sha256, **{**result, "warnings": tuple(result["warnings"])})
+                self._journal.add(entry)
+            except BaseException as error:
+                record.set_exception(error)
+            else:
+                record.set_result(entry)
+
+        task = Colorize(self._job, segment, self._journal.chunk_file(segment.index))
+        self._pool.submit(task, self._cancelled, self._listener.on_frames).add_done_callback(note)
+        return record
+
+    def _put(self, item: "tuple[Segment, Future[Record]] | BaseException | None") -> bool:
+        while not self._cancelled.is_set():
+            try:
+                self._ahead.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def _next(self) -> "tuple[Segment, Future[Record]] | None":
         while True:
             if self._cancelled.is_set():
                 raise Cancelled("cancelled")
             try:
-                item = ahead.get(timeout=0.1)
+                item = self._ahead.get(timeout=0.1)
             except queue.Empty:
                 continue
             if isinstance(item, BaseException):
                 raise item
             return item
-
-    def _colorize(self, segment: Segment) -> Chunk:
-        if not hasattr(self._local, "worker"):
-            self._local.worker = self._make()
-            self._made.append(self._local.worker)
-        worker: Worker = self._local.worker
-        return worker.colorize(segment)

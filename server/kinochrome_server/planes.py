@@ -1,11 +1,14 @@
 """Planes of pictures: their formats, the source's luma, and putting luma and new chroma together.
 
-Luma is sacred: `luma_of` gives the decoded Y plane as it is, and `assemble` copies it byte for byte.
+Luma is sacred: `luma_of` gives the decoded Y plane as it is, and `assemble` copies it byte for byte, or scales it
+exactly to the deeper samples of an output that has no other.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 
 import av
 import numpy as np
@@ -21,6 +24,9 @@ LIMITED, FULL = 1, 2  # libav's code points of colour range; 0 is unspecified
 
 # Formats whose plane 0 holds luma samples alone, one after the other, little-endian.
 _PLANAR = re.compile(r"yuv[aj]?4(20|22|44|40|11|10)p((9|10|12|14|16)le)?|gray((9|10|12|14|16)le)?")
+
+_YUV = re.compile(r"yuv4(20|22|44|40|11|10)p((9|10|12|14|16)le)?")  # what films are written in
+_GRIDS = re.compile(r"yuv4(20|22|44)p((9|10|12|14|16)le)?")  # those of them that are chosen unasked
 
 LUMA_WEIGHTS: dict[int, tuple[float, float]] = {
     BT709: (0.2126, 0.0722),
@@ -50,7 +56,8 @@ class Picture:
     """Matrix coefficients that the output is made for and tagged with: the source's, or the usual for its size."""
     primaries: int
     transfer: int
-    interlaced: bool
+    field_order: str
+    """The field shown first: "tff" (top), "bff" (bottom), or "" of whole frames."""
     has_alpha: bool
     working_format: str
     """The planar, little-endian format in which luma is read: the picture's own where it is one; its twin of the same
@@ -60,8 +67,8 @@ class Picture:
     """Whether the picture has no luma of its own."""
 
 
-def picture_of(frame: VideoFrame, sample_aspect_ratio: Fraction | None) -> Picture:
-    """Describe a decoded frame, of a stream of this aspect ratio."""
+def picture_of(frame: VideoFrame, sample_aspect_ratio: Fraction | None, field_order: str = "") -> Picture:
+    """Describe a decoded frame, of a stream of this aspect ratio and field order (`fields.marked` of the frame)."""
     format = frame.format
     rgb = format.is_rgb or format.has_palette or format.is_bit_stream
     matrix = frame.colorspace
@@ -81,7 +88,7 @@ def picture_of(frame: VideoFrame, sample_aspect_ratio: Fraction | None) -> Pictu
         matrix=matrix,
         primaries=frame.color_primaries,
         transfer=frame.color_trc,
-        interlaced=frame.interlaced_frame,
+        field_order=field_order,
         has_alpha=format.has_palette or len(format.components) in (2, 4),
         working_format=working,
         is_rgb=rgb,
@@ -92,7 +99,7 @@ def _working_format(format: VideoFormat, rgb: bool) -> str:
     if _PLANAR.fullmatch(format.name):
         return format.name
     bits = format.components[0].bits
-    depth = "" if bits <= 8 else f"{next(deep for deep in (9, 10, 12, 14, 16, 32) if deep >= bits)}le"
+    depth = "" if bits <= 8 else f"{next((deep for deep in (9, 10, 12, 14) if deep >= bits), 16)}le"
     if rgb:
         return f"yuv444p{depth}"
     if len(format.components) <= 2:  # gray, perhaps with transparency
@@ -111,13 +118,13 @@ def luma_of(frame: VideoFrame, picture: Picture) -> Plane:
     return _view(frame, 0, picture.depth)
 
 
-def output_format(picture: Picture, encodable: list[str]) -> str | None:
+def output_format(picture: Picture, encodable: Iterable[str]) -> str | None:
     """The format that keeps the luma's depth and the source's chroma grid, out of those an encoder takes.
 
-    Where the encoder has no such grid, a finer one; where the source has none (gray, RGB), 4:2:0, or 4:4:4 for
-    odd sizes, which 4:2:0 encoders refuse. None when nothing keeps the depth.
+    Where the encoder lacks the depth, the next deeper one, which holds the luma exactly; where it lacks the grid, a
+    finer one. Where the source has no grid (gray, RGB), 4:2:0, or 4:4:4 for odd sizes, which 4:2:0 encoders refuse.
+    None when nothing holds the depth.
     """
-    suffix = "" if picture.depth == 8 else f"p{picture.depth}le"
     even = picture.width % 2 == 0 and picture.height % 2 == 0
     own = next(
         (
@@ -127,28 +134,82 @@ def output_format(picture: Picture, encodable: list[str]) -> str | None:
         ),
         "420",
     )
-    wanted = [own, "444"] if even or "yuv444p" not in encodable else ["444"]
-    for grid in [*wanted, "422", "420"]:
-        name = f"yuv{grid}{suffix or 'p'}"
-        if name in encodable:
-            return name
+    choice = {(depth_of(name), name[3:6]): name for name in encodable if _GRIDS.fullmatch(name)}
+    for depth in sorted({depth for depth, _ in choice if depth >= picture.depth}):
+        wanted = [own, "444"] if even or (depth, "444") not in choice else ["444"]
+        for grid in [*wanted, "422", "420"]:
+            if (depth, grid) in choice:
+                return choice[depth, grid]
     return None
 
 
-def assemble(luma: Plane, chroma: tuple[Plane, Plane], format: str) -> VideoFrame:
-    """A new frame of `format` from its three planes, each copied as it is."""
+def assemble(
+    luma: Plane, chroma: tuple[Plane, Plane], format: str, depth: int = 0, full_range: bool = False
+) -> VideoFrame:
+    """A new frame of `format` from its three planes.
+
+    Args:
+        luma: (H, W). It is copied as it is or, where the format has another depth, brought to it by `at_depth`.
+        chroma: two planes of the format's own grid and depth, copied as they are.
+        format: the output's.
+        depth: bits of a luma sample; 0 is the format's.
+        full_range: whether luma uses all code values, which other depths stretch over all of theirs.
+    """
     height, width = luma.shape
     frame = VideoFrame(width, height, format)
-    depth = 8 if luma.dtype == np.uint8 else 16
-    for index, plane in enumerate((luma, *chroma)):
-        _view(frame, index, depth)[:] = plane
+    out_depth = depth_of(format)
+    planes = at_depth(luma, depth or out_depth, out_depth, full_range=full_range), *chroma
+    for index, plane in enumerate(planes):
+        _view(frame, index, out_depth)[:] = plane
     return frame
+
+
+def at_depth(plane: Plane, depth: int, wanted: int, *, full_range: bool) -> Plane:
+    """Luma of `depth` bits with samples of `wanted` bits, 8 to 16.
+
+    ITU-T H.273 scales limited-range code values by powers of two, so deeper means shifted left; the full range's top
+    is all ones at any depth, so there v becomes round(v·(2^wanted - 1)/(2^depth - 1)). Deeper luma is brought back
+    exactly by the way down, which rounds to the nearest value.
+    """
+    if wanted == depth:
+        return plane
+    scaled: Plane = _scale(depth, wanted, full_range)[plane]
+    return scaled
+
+
+@cache
+def _scale(depth: int, wanted: int, full_range: bool) -> Plane:
+    """The new value of each old one."""
+    values, top, new_top = np.arange(1 << depth, dtype=np.int64), (1 << depth) - 1, (1 << wanted) - 1
+    if full_range:
+        scaled = (values * new_top + top // 2) // top
+    elif wanted > depth:
+        scaled = values << (wanted - depth)
+    else:
+        scaled = (values + (1 << (depth - wanted - 1))) >> (depth - wanted)
+    kept = scaled.clip(0, new_top)
+    return kept.astype(np.uint8) if wanted == 8 else kept.astype(np.uint16)
+
+
+def depth_of(format: str) -> int:
+    """Bits of a luma sample of a pixel format."""
+    return VideoFormat(format).components[0].bits
+
+
+def sample_type(depth: int) -> type[np.uint8] | type[np.uint16]:
+    """The array type of samples of `depth` bits."""
+    return np.uint8 if depth == 8 else np.uint16
 
 
 def chroma_shape(width: int, height: int, format: str) -> tuple[int, int]:
     """Height and width of the chroma planes of a picture."""
     described = VideoFormat(format, width, height)
     return described.chroma_height(), described.chroma_width()
+
+
+def plane_of(frame: VideoFrame, index: int) -> Plane:
+    """A plane of a planar, little-endian frame. A view: it lives as long as the frame."""
+    return _view(frame, index, depth_of(frame.format.name))
 
 
 def _view(frame: VideoFrame, index: int, depth: int) -> Plane:
@@ -162,5 +223,6 @@ def _view(frame: VideoFrame, index: int, depth: int) -> Plane:
 
 
 def encodable_formats(encoder: str) -> list[str]:
-    """Names of the pixel formats an encoder takes."""
-    return [format.name for format in av.Codec(encoder, "w").video_formats or []]
+    """Names of the planar YUV formats, little-endian and without transparency, that an encoder takes."""
+    names = [format.name for format in av.Codec(encoder, "w").video_formats or []]
+    return [name for name in names if _YUV.fullmatch(name)]

@@ -5,7 +5,6 @@ import contextlib
 import errno
 import ipaddress
 import logging
-import os
 import shutil
 import signal
 import tempfile
@@ -27,9 +26,10 @@ from kinochrome_proto import errors
 from kinochrome_proto.kinochrome.v1 import colorizer_pb2 as wire
 from kinochrome_proto.kinochrome.v1 import colorizer_pb2_grpc as wire_grpc
 
-from . import colorizers, pipeline
+from . import colorizers, pipeline, wired
 from .codecs import CODECS, CONTAINERS
 from .engine import CpuEngine
+from .pool import WorkerPool
 from .spool import Run, SentFile, Upload
 
 SERVICE = "kinochrome.v1.ColorizerService"
@@ -57,9 +57,10 @@ log = logging.getLogger(__name__)
 class ColorizerService(wire_grpc.ColorizerServiceServicer):
     """Implements kinochrome.v1.ColorizerService on the pipeline."""
 
-    def __init__(self, spool: Path, jobs: int) -> None:
-        """`jobs` films are coloured at a time; others wait, and their uploads with them."""
-        self._spool = spool
+    def __init__(self, spool: Path, pool: WorkerPool) -> None:
+        """As many films are coloured at a time as the pool has workers; others wait, and their uploads with them."""
+        jobs = pool.count
+        self._spool, self._pool = spool, pool
         self._turn = asyncio.Semaphore(jobs)
         self._threads = ThreadPoolExecutor(2 * jobs + 2, "service")
 
@@ -88,11 +89,13 @@ class ColorizerService(wire_grpc.ColorizerServiceServicer):
         first = await anext(aiter(requests), None)
         if first is None or first.WhichOneof("request") != "settings":
             await _abort(context, errors.BadSettings("the first message of a call must be its settings"))
-        asked = first.settings
-        settings = pipeline.Settings(asked.colorizer, asked.codec, asked.container, asked.lenient)
+        try:
+            settings = wired.settings(first.settings)
+        except errors.BadSettings as fault:
+            await _abort(context, fault)
         async with self._turn:
             folder = Path(tempfile.mkdtemp(prefix="call-", dir=self._spool))
-            call = _Call(folder, settings, asyncio.get_running_loop())
+            call = _Call(folder, settings, self._pool, asyncio.get_running_loop())
             reading = asyncio.create_task(call.read(requests, self._threads))
             colouring = asyncio.get_running_loop().run_in_executor(self._threads, call.run)
             try:
@@ -119,10 +122,12 @@ class ColorizerService(wire_grpc.ColorizerServiceServicer):
 class _Call:
     """One film on its way: its upload, its pipeline, its responses."""
 
-    def __init__(self, folder: Path, settings: pipeline.Settings, loop: asyncio.AbstractEventLoop) -> None:
-        self._settings, self._loop = settings, loop
+    def __init__(
+        self, folder: Path, settings: pipeline.Settings, pool: WorkerPool, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._settings, self._pool, self._loop = settings, pool, loop
         self._cancelled = threading.Event()
-        self._upload = Upload(folder / "source", self._cancelled)
+        self._upload = Upload(folder / "source")
         self._coloured = folder / "coloured"
         self._responses: asyncio.Queue[wire.ColorizeResponse] = asyncio.Queue()
         self._room = threading.Semaphore(AHEAD)
@@ -139,29 +144,29 @@ class _Call:
                 if request is None:
                     break
                 await self._loop.run_in_executor(threads, self._upload.append, request.film)
+            self._upload.finish()
         except TimeoutError:
             self.fault = errors.BadFilm(f"the upload stood still for {IDLE_S:.0f} s: send it again")
-            self._cancelled.set()
+            self.cancel()
         except OSError as error:
             self.fault = _in_our_words(error)
-            self._cancelled.set()
+            self.cancel()
         except BaseException:
-            self._cancelled.set()
+            self.cancel()
             raise
-        finally:
-            self._upload.finish()
 
     def run(self) -> wire.Finished:
         """Colour the film; called in a thread."""
         with SentFile(self._coloured, self._send) as sink:
             report = pipeline.colorize(
-                self._upload,
+                self._upload.source,
                 cast(BinaryIO, sink),
                 self._settings,
                 on_progress=self._progress,
                 on_warning=self._warn,
                 cancelled=self._cancelled,
                 server_only=True,
+                pool=self._pool,
             )
             size, sha256 = sink.digest()
         return wire.Finished(frames=report.frames, size=size, sha256=sha256)
@@ -185,6 +190,7 @@ class _Call:
     def cancel(self) -> None:
         """Make the pipeline stop at its next step, whatever it waits for."""
         self._cancelled.set()
+        self._upload.abandon()
 
     def _say(self, response: wire.ColorizeResponse, *, droppable: bool = False) -> None:
         """Queue a response, from any thread; waits while the client is slow. A droppable one is dropped instead."""
@@ -263,7 +269,8 @@ async def serve(listen: str, spool: Path | None = None, *, on_ready: Callable[[i
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),  # clients ping every 30 s
         ]
     )
-    wire_grpc.add_ColorizerServiceServicer_to_server(ColorizerService(folder, os.cpu_count() or 1), server)
+    pool = WorkerPool()
+    wire_grpc.add_ColorizerServiceServicer_to_server(ColorizerService(folder, pool), server)
     status = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     try:
@@ -282,6 +289,7 @@ async def serve(listen: str, spool: Path | None = None, *, on_ready: Callable[[i
         await server.stop(DRAIN_S)
     finally:
         await server.stop(0)
+        pool.close()
         if own:
             shutil.rmtree(folder, ignore_errors=True)
 

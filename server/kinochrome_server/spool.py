@@ -1,95 +1,38 @@
-"""Films on their way through the server: a source that grows as it is uploaded, a sink that is sent as it grows."""
+"""Films on their way through the server: an upload that is read as it grows, a sink that is sent as it grows."""
 
 import hashlib
 import io
-import os
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
 
-from kinochrome_proto.errors import Cancelled
+from .sources import GrowingSource
 
 MESSAGE_SIZE = 256 * 1024  # bytes of media in one message: larger ones gain little, smaller ones cost calls
 
 
 class Upload:
-    """A film being uploaded into a file; a `Source` whose readers wait for bytes that have not come yet.
+    """A film being uploaded into a file, while it is read as a `GrowingSource`."""
 
-    A reader may seek: a film whose index lies at its end is read once all of it is there, one that can be
-    streamed is read as it comes. Neither needs to be told apart.
-    """
-
-    def __init__(self, path: Path, cancelled: threading.Event) -> None:
-        """Once `cancelled` is set, readers that wait raise Cancelled."""
-        self._path, self._cancelled = path, cancelled
+    def __init__(self, path: Path) -> None:
         self._file = path.open("wb", buffering=0)
-        self._size, self._complete = 0, False
-        self._changed = threading.Condition()
-
-    @property
-    def name(self) -> str:
-        return "film"  # what the client calls it is used nowhere
-
-    def size(self) -> int | None:
-        with self._changed:
-            return self._size if self._complete else None
+        self.source = GrowingSource(path)
 
     def append(self, data: bytes) -> None:
-        """Add the next bytes."""
-        self._file.write(data)
-        with self._changed:
-            self._size += len(data)
-            self._changed.notify_all()
+        """Add the next bytes. Raises OSError of the disk."""
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
 
     def finish(self) -> None:
         """No more bytes will come: the film is whole."""
         self._file.close()
-        with self._changed:
-            self._complete = True
-            self._changed.notify_all()
+        self.source.finish()
 
-    def open(self) -> BinaryIO:
-        return cast(BinaryIO, _GrowingReader(self, self._path))
-
-    def wait(self, position: int | None) -> int:
-        """Wait for a byte at `position`, or, with None, for the end; return the size so far."""
-        with self._changed:
-            while not self._cancelled.is_set():
-                if self._complete or (position is not None and self._size > position):
-                    return self._size
-                self._changed.wait(0.1)
-        raise Cancelled("cancelled")
-
-
-class _GrowingReader(io.RawIOBase):
-    def __init__(self, upload: Upload, path: Path) -> None:
-        self._upload, self._file, self._position = upload, path.open("rb", buffering=0), 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        there = self._upload.wait(self._position if size >= 0 else None) - self._position
-        data = os.pread(self._file.fileno(), max(0, there if size < 0 else min(size, there)), self._position)
-        self._position += len(data)
-        return data
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position}.get(whence)
-        self._position = (self._upload.wait(None) if base is None else base) + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def close(self) -> None:
+    def abandon(self) -> None:
+        """No more bytes will come, and the film is not whole: its readers give up."""
         self._file.close()
-        super().close()
+        self.source.abandon()
 
 
 @dataclass(frozen=True)

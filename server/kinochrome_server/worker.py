@@ -1,239 +1,315 @@
-"""Colouring one segment: a pure function of its packets, the colorizer and the encoding.
+"""What worker processes do: look at a film, and colour a segment.
 
-packets → frames → luma → thumbnails → chroma of a batch → full planes → encoder → Chunk
+Colouring a segment is a pure function of its packets, the colorizer, the look and the encoding. Its stages are
+generators, one frame deep each but for what batches and looking ahead need, so a segment may be as long as the film:
+
+packets → decoded → thumbnails → cuts → painted → steadied → graded, composed, encoded → chunk file
 """
 
 from __future__ import annotations  # av.Packet takes a parameter in its type stubs only
 
 import contextlib
-import threading
+import hashlib
+import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 from typing import Any, BinaryIO
 
-import av.error
 import numpy as np
-from av.container import InputContainer
+import numpy.typing as npt
 from av.packet import Packet
-from av.stream import Stream
-from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 
-from kinochrome_proto.errors import BadFilm, Cancelled
+from kinochrome_proto.errors import BadColorizer
 
-from . import chroma
+from . import colorizers
+from .chroma import Float, Geometry, thumbnail
 from .codecs import Encoding
+from .compose import Composer
+from .cuts import DELAY, CutFinder
+from .decoding import Account, Decoder, OutOfOrder, Shown
 from .engine import CpuEngine
-from .film import Segment, Source, open_for_decoding
-from .planes import Plane, assemble, luma_of
+from .fields import Deinterlacer
+from .film import WARM_UP, Facts, Segment, probe
+from .looks import Grade, Look
+from .packets import Role, StoredPacket, write_packet
+from .planes import Plane, luma_of
+from .sources import Source
+from .steady import LOOKAHEAD, Stabilizer
 
-BATCH = 8
-"""Frames that go through the colorizer at once, and that a worker holds at a time."""
+BATCH = 4
+"""Frames that go through the colorizer at once: larger batches are no faster on a CPU, and hold more pictures."""
 
 
 @dataclass(frozen=True)
-class EncodedPacket:
-    """A packet of the coloured stream, in the film's time base."""
+class Job:
+    """All that the segments of one film share."""
 
-    data: bytes
+    source: Source
+    facts: Facts
+    """Of the film."""
+    colorizer: Path
+    colorizer_sha256: str
+    encoding: Encoding
+    """Its facts are those of the frames that are painted, after deinterlacing."""
+    look: Look
+    lenient: bool
+    keep_color: bool
+    deinterlace: bool
+    compare: bool
+    durable: bool
+    """Whether chunks are forced to the disk."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Look at a film: gives `Facts.plain`."""
+
+    source: Source
+
+    @property
+    def subject(self) -> str:
+        return self.source.name
+
+    def run(self, bench: Bench, tell: Callable[[int], None], *, sparing: bool) -> dict[str, Any]:
+        del bench, tell, sparing
+        return probe(self.source).plain()
+
+
+@dataclass(frozen=True)
+class Colorize:
+    """Colour a segment: gives what a `journal.Record` says of its chunk."""
+
+    job: Job
+    segment: Segment
+    chunk: Path
+    """Where the encoded packets go; it appears when it is whole."""
+
+    @property
+    def subject(self) -> str:
+        return f"{self.job.source.name}, at {self.segment.seconds:.1f} s"
+
+    def run(self, bench: Bench, tell: Callable[[int], None], *, sparing: bool) -> dict[str, Any]:
+        painter = bench.painter(self.job)
+        passing = self.chunk.with_suffix(".passing")
+        batch = 1 if sparing else BATCH
+        try:
+            done = painter.colorize(self.segment, passing, tell, batch)
+            os.replace(passing, self.chunk)
+        finally:
+            passing.unlink(missing_ok=True)
+        return done
+
+
+class Bench:
+    """What a worker keeps from one task to the next: the film it is at, and its colorizer."""
+
+    def __init__(self) -> None:
+        self._open = contextlib.ExitStack()
+        self._film: tuple[Source, Facts] | None = None
+        self._painter: tuple[Job, Painter] | None = None
+        self._engine: tuple[tuple[str, int], CpuEngine] | None = None
+
+    def decoder(self, source: Source, facts: Facts) -> Decoder:
+        """A decoder of the film; that of the film before is closed."""
+        if self._film != (source, facts):
+            self._open.close()
+            self._film = self._painter = None
+            self._decoder = self._open.enter_context(Decoder(source, facts))
+            self._film = source, facts
+        return self._decoder
+
+    def painter(self, job: Job) -> Painter:
+        """The painter of a film."""
+        decoder = self.decoder(job.source, job.facts)
+        if self._painter is None or self._painter[0] != job:
+            self._painter = job, Painter(job, decoder, self._engine_of(job))
+        return self._painter[1]
+
+    def _engine_of(self, job: Job) -> CpuEngine:
+        key = job.colorizer_sha256, job.look.seed
+        if self._engine is None or self._engine[0] != key:
+            colorizer = colorizers.read(job.colorizer)
+            if colorizer.sha256 != job.colorizer_sha256:
+                raise BadColorizer(f"{job.colorizer} was replaced while a film was being coloured: begin again")
+            self._engine = key, CpuEngine(colorizer, job.look.seed)
+        return self._engine[1]
+
+
+@dataclass(eq=False)
+class _Frame:
+    """A frame on its way through the stages."""
+
+    role: Role
     pts: int
-    duration: int
-    is_keyframe: bool
+    decoded: VideoFrame
+    luma: Plane
+    """(H, W), as decoded; a view of it."""
+    thumbnail: npt.NDArray[np.uint8]
+    """(h, w), full range."""
+    starts_shot: bool = False
+    chroma: Float = field(default_factory=lambda: np.empty((2, 0, 0), np.float32))
+    """(2, h/s, w/s), -0.5..0.5, BT.601."""
 
 
-@dataclass
-class Chunk:
-    """A coloured, encoded segment."""
+class Painter:
+    """Colours segments of one film, one at a time."""
 
-    index: int
-    frames: int = 0
-    packets: list[EncodedPacket] = field(default_factory=list)
-    """In decoding order; the first a keyframe."""
-    warnings: list[str] = field(default_factory=list)
+    def __init__(self, job: Job, decoder: Decoder, engine: CpuEngine) -> None:
+        self._job, self._decoder, self._engine = job, decoder, engine
+        self._facts, self._encoding = job.encoding.facts, job.encoding
+        self._geometry = Geometry.of(
+            self._facts.picture, engine.manifest, self._encoding.pix_fmt, fields=bool(self._encoding.field_order)
+        )
+        self._grade = Grade(job.look)
 
+    def colorize(self, segment: Segment, chunk: Path, tell: Callable[[int], None], batch: int) -> dict[str, Any]:
+        """Write the segment's encoded packets into a file, in decoding order, the first a keyframe.
 
-_HIDDEN_FRAMES = ("vp8", "vp9", "av1")  # packets of these may hold frames that are never shown
+        Args:
+            segment: what to colour.
+            chunk: the file.
+            tell: told of each frame.
+            batch: frames through the colorizer at once.
 
-
-class _OutOfOrder(Exception):
-    """Frames came in another order than their times."""
-
-
-class Worker:
-    """Colours segments of one film, one at a time. Each thread has its own: decoders are not thread-safe."""
-
-    def __init__(
-        self,
-        source: Source,
-        engine: CpuEngine,
-        geometry: chroma.Geometry,
-        encoding: Encoding,
-        *,
-        lenient: bool,
-        cancelled: threading.Event,
-        on_frames: Callable[[int], None],
-    ) -> None:
-        self.source, self.engine, self.geometry, self.encoding = source, engine, geometry, encoding
-        self.lenient, self.cancelled, self.on_frames = lenient, cancelled, on_frames
-        self.file: BinaryIO
-        self.container: InputContainer
-        self.video: VideoStream
-        self.file, self.container, self.video = open_for_decoding(source)
-        self.decoder = self.video.codec_context
-        facts = encoding.facts
-        self.tick = max(1, round(1 / (facts.frame_rate * facts.time_base)))
-        self._prime()
-
-    def _prime(self) -> None:
-        """Show the decoder the film's first packet, which may tell what no later one does.
-
-        x264 names its version only there, and libav decodes 4:4:4 of versions before 151 differently; MPEG-4
-        encoders name theirs likewise. Without it, every segment but the first can decode to something else.
+        Raises BadFilm when a frame cannot be decoded (unless the job is lenient), OSError of the disk.
         """
-        with contextlib.suppress(av.error.FFmpegError):  # a damaged first packet is reported with its segment
-            for packet in self.container.demux(self.video):
-                if packet.size:
-                    self.decoder.decode(packet)
-                    break
+        for by_rank in (False, True):
+            account = Account()
+            with chunk.open("wb") as file:
+                out = _Chunk(file, account, self._facts)
+                try:
+                    self._encode(self._frames(segment, account, batch, by_rank=by_rank), out, tell)
+                except OutOfOrder:
+                    tell(-out.frames)
+                    continue
+                file.flush()
+                if self._job.durable:
+                    os.fsync(file.fileno())
+            break
+        return {
+            "frames": out.frames,
+            "lost": account.damaged,
+            "size": out.size,
+            "sha256": out.digest.hexdigest(),
+            "warnings": account.warnings,
+        }
 
-    def close(self) -> None:
-        self.container.close()
-        self.file.close()
+    def _frames(self, segment: Segment, account: Account, batch: int, *, by_rank: bool) -> Iterator[_Frame]:
+        """The segment's frames with their chroma, in showing order, and those before it."""
+        steady = self._job.look.stabilize > 0
+        shown = self._decoder.frames(
+            segment,
+            account,
+            lenient=self._job.lenient,
+            before=WARM_UP,
+            after=LOOKAHEAD + DELAY if steady else DELAY,
+            by_rank=by_rank,
+        )
+        if self._job.deinterlace:
+            shown = _deinterlaced(shown, self._job.facts)
+        frames = map(self._with_thumbnail, shown)
+        cut = _with_cuts(frames)
+        painted = self._painted(cut, batch)
+        return self._steadied(painted) if steady else painted
 
-    def colorize(self, segment: Segment) -> Chunk:
-        """Raises BadFilm when a frame cannot be decoded (unless lenient), Cancelled.
+    def _with_thumbnail(self, shown: Shown) -> _Frame:
+        luma = luma_of(shown.frame, self._facts.picture)
+        return _Frame(shown.role, shown.pts, shown.frame, luma, thumbnail(luma, self._geometry))
 
-        A segment is decoded from its first packet on, and again in another way where that turns out not to do:
-        the film then is one whose frames lean on earlier ones, or whose packets carry times of decoding.
-        """
-        times = [packet.pts for packet in segment.packets if packet.pts is not None and not packet.is_discard]
-        first = segment.packets[0].pts if segment.packets else None
-        warm_up = first is not None and any(time < first for time in times)  # an open group of pictures
-        by_rank = False
-        while True:
-            can_warm_up = bool(segment.warm_up and times) and not warm_up
-            chunk = Chunk(segment.index)
-            try:
-                self._attempt(segment, chunk, times, warm_up=warm_up, by_rank=by_rank)
-                lost = len(times) - chunk.frames
-            except _OutOfOrder:
-                self.on_frames(-chunk.frames)
-                by_rank = True
-                continue
-            except BadFilm:
-                if not can_warm_up:
-                    raise
-                lost = len(times)
-            if can_warm_up and lost > 0:
-                self.on_frames(-chunk.frames)
-                warm_up = True
-                continue
-            if lost > 0 and self.decoder.codec.canonical_name not in _HIDDEN_FRAMES:
-                chunk.warnings.append(
-                    f"{self.source.name}: {lost} packets{self._at(segment.packets[0])} and after gave no frame"
-                )
-            return chunk
+    def _painted(self, frames: Iterator[_Frame], batch: int) -> Iterator[_Frame]:
+        turns = self._geometry.turns  # the colorizer sees the film as it is shown
+        while group := list(islice(frames, batch)):
+            small = np.stack([frame.thumbnail for frame in group])
+            painted = np.rot90(self._engine.run(np.rot90(small, turns, (1, 2))), -turns, (2, 3))
+            for frame, planes in zip(group, painted, strict=True):
+                frame.chroma = planes
+                yield frame
 
-    def _attempt(self, segment: Segment, chunk: Chunk, times: list[int], *, warm_up: bool, by_rank: bool) -> None:
-        encoder = self.encoding.open()
-        durations = {packet.pts: packet.duration or self.tick for packet in segment.packets}
-        batch: list[tuple[VideoFrame, Plane]] = []
-        frames = self._decode(segment, chunk, warm_up=warm_up)
-        for frame in self._timed(frames, segment, times, by_rank=by_rank):
-            batch.append((frame, luma_of(frame, self.geometry.picture)))
-            if len(batch) == BATCH:
-                self._paint(batch, encoder, durations, chunk)
-                batch.clear()
-        if batch:
-            self._paint(batch, encoder, durations, chunk)
-        if chunk.frames:
-            self._take(encoder.encode(None), durations, chunk)
+    def _steadied(self, frames: Iterator[_Frame]) -> Iterator[_Frame]:
+        stabilizer = Stabilizer(self._job.look.stabilize)
+        waiting: deque[_Frame] = deque()
 
-    def _decode(self, segment: Segment, chunk: Chunk, *, warm_up: bool) -> Iterator[VideoFrame]:
-        """The segment's frames in showing order."""
-        self.decoder.flush_buffers()
-        own = {packet.pts for packet in segment.packets}
-        if warm_up:
-            # Frames of the segment before are decoded for the sake of those that lean on them, and not shown.
-            for packet in segment.warm_up:
-                yield from (frame for frame in self._frames(packet, chunk, warming_up=True) if frame.pts in own)
-        for packet in segment.packets:
-            yield from (frame for frame in self._frames(packet, chunk) if not warm_up or frame.pts in own)
-        yield from self._frames(None, chunk)
+        def steadied(planes: list[Float]) -> Iterator[_Frame]:
+            for steady in planes:
+                frame = waiting.popleft()
+                frame.chroma = steady
+                yield frame
 
-    def _timed(
-        self, frames: Iterator[VideoFrame], segment: Segment, times: list[int], *, by_rank: bool
-    ) -> Iterator[VideoFrame]:
-        """The same frames, each with a timestamp later than the one before."""
-        facts = self.encoding.facts
-        ranked = sorted(times)
-        last: int | None = None
-        for index, frame in enumerate(frames):
-            self._check(frame)
-            if not facts.has_timestamps:
-                frame.pts = round((segment.first_frame + index) / (facts.frame_rate * facts.time_base))
-            elif by_rank:
-                # AVI keeps times of decoding only: in the order of showing, they are those times in order.
-                frame.pts = ranked[index] if index < len(ranked) else (last or 0) + self.tick
-            elif frame.pts is None:
-                frame.pts = last + self.tick if last is not None else ranked[0] if ranked else 0
-            if last is not None and frame.pts <= last and not by_rank and len(set(times)) == len(times):
-                raise _OutOfOrder
-            last = frame.pts
+        for frame in frames:
+            waiting.append(frame)
+            yield from steadied(stabilizer.push(frame.thumbnail, frame.chroma, frame.starts_shot))
+        yield from steadied(stabilizer.flush())
+
+    def _encode(self, frames: Iterator[_Frame], out: _Chunk, tell: Callable[[int], None]) -> None:
+        encoder = self._encoding.open()
+        composer = Composer(self._geometry, keep_color=self._job.keep_color, compare=self._job.compare)
+        for frame in frames:
+            painted = self._grade(frame.thumbnail, frame.chroma)
+            if frame.role == Role.OWN:
+                picture = composer.compose(frame.decoded, frame.luma, frame.thumbnail, painted, frame.starts_shot)
+                picture.pts, picture.time_base = frame.pts, self._facts.time_base
+                out.take(encoder.encode(picture))
+                out.frames += 1
+                tell(1)
+            elif frame.role == Role.BEFORE:
+                composer.watch(frame.decoded, frame.luma, frame.starts_shot)
+        if out.frames:
+            out.take(encoder.encode(None))
+
+
+def _deinterlaced(frames: Iterator[Shown], facts: Facts) -> Iterator[Shown]:
+    deinterlacer = Deinterlacer(facts.picture, facts.time_base)
+    waiting: deque[Shown] = deque()
+
+    def ready(whole: list[VideoFrame]) -> Iterator[Shown]:
+        for frame in whole:
+            shown = waiting.popleft()
+            yield Shown(shown.role, shown.pts, frame)
+
+    for shown in frames:
+        waiting.append(shown)
+        shown.frame.pts = shown.pts
+        yield from ready(deinterlacer.push(shown.frame))
+    yield from ready(deinterlacer.flush())
+
+
+def _with_cuts(frames: Iterator[_Frame]) -> Iterator[_Frame]:
+    finder = CutFinder()
+    waiting: deque[_Frame] = deque()
+
+    def settled(cuts: list[bool]) -> Iterator[_Frame]:
+        for cut in cuts:
+            frame = waiting.popleft()
+            frame.starts_shot = cut
             yield frame
 
-    def _check(self, frame: VideoFrame) -> None:
-        picture = self.geometry.picture
-        if (frame.width, frame.height, frame.format.name) != (picture.width, picture.height, picture.pix_fmt):
-            raise BadFilm(
-                f"{self.source.name}: its picture changes from {picture.width}x{picture.height} {picture.pix_fmt} to "
-                f"{frame.width}x{frame.height} {frame.format.name}{self._at(frame)}: split it there first"
-            )
+    for frame in frames:
+        waiting.append(frame)
+        yield from settled(finder.push(frame.thumbnail))
+    yield from settled(finder.flush())
 
-    def _frames(self, packet: Packet[Stream] | None, chunk: Chunk, warming_up: bool = False) -> list[VideoFrame]:
-        if self.cancelled.is_set():
-            raise Cancelled("cancelled")
-        try:
-            return self.decoder.decode(packet)
-        except av.error.EOFError:
-            return []
-        except av.error.FFmpegError:
-            if warming_up:
-                return []
-            where = self._at(packet)
-            if not self.lenient:
-                raise BadFilm(
-                    f"{self.source.name}: a frame{where} cannot be decoded; --lenient colours the others"
-                ) from None
-            chunk.warnings.append(f"{self.source.name}: a frame{where} cannot be decoded and is left out")
-            return []
 
-    def _at(self, moment: Packet[Stream] | VideoFrame | None) -> str:
-        if moment is None or moment.pts is None:
-            return ""
-        return f" at {float(moment.pts * self.encoding.facts.time_base):.2f} s"
+class _Chunk:
+    """A chunk while it is written."""
 
-    def _paint(
-        self,
-        batch: list[tuple[VideoFrame, Plane]],
-        encoder: VideoCodecContext,
-        durations: dict[int | None, int],
-        chunk: Chunk,
-    ) -> None:
-        small = np.stack([chroma.thumbnail(luma, self.geometry) for _, luma in batch])
-        turns = self.geometry.turns  # the colorizer sees the film as it is shown
-        chroma_batch = np.rot90(self.engine.run(np.rot90(small, turns, (1, 2))), -turns, (2, 3))
-        for (frame, luma), thumbnail, painted in zip(batch, small, chroma_batch, strict=True):
-            planes = chroma.chroma_planes(painted, thumbnail, luma, self.geometry)
-            coloured = assemble(luma, planes, self.geometry.format)
-            coloured.pts, coloured.time_base = frame.pts, self.encoding.facts.time_base
-            self._take(encoder.encode(coloured), durations, chunk)
-        chunk.frames += len(batch)
-        self.on_frames(len(batch))
+    def __init__(self, file: BinaryIO, account: Account, facts: Facts) -> None:
+        self._file, self._account, self._facts = file, account, facts
+        self.digest = hashlib.sha256()
+        self.size = self.frames = 0
 
-    def _take(self, packets: list[Any], durations: dict[int | None, int], chunk: Chunk) -> None:
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        self.digest.update(data)
+        self.size += len(data)
+
+    def take(self, packets: list[Packet[Any]]) -> None:
+        """Add what the encoder gave."""
         for packet in packets:
-            chunk.packets.append(
-                EncodedPacket(bytes(packet), packet.pts, durations.get(packet.pts, self.tick), packet.is_keyframe)
-            )
+            duration = self._account.durations.get(packet.pts) or self._facts.tick
+            time_base, is_keyframe = self._facts.time_base, packet.is_keyframe
+            stored = StoredPacket(Role.OWN, 0, packet.pts, None, duration, time_base, is_keyframe, False, bytes(packet))
+            write_packet(self, stored)

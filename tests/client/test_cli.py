@@ -1,9 +1,7 @@
 """The command as people meet it: what it prints, what it returns, what it leaves."""
 
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,22 +132,6 @@ def test_lenient_colours_what_can_be_read(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "warning: " in done.stderr and "is cut off" in done.stderr
     assert 20 < len(reading.pictures(out)) < 120
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
-    film = films.make(tmp_path, Kind("film.mp4", frames=500, size=(640, 480)))
-    with subprocess.Popen([KINOCHROME, "colorize", film], stderr=subprocess.PIPE, text=True) as process:
-        for _ in range(200):
-            if any(file.suffix == ".part" for file in tmp_path.iterdir()):
-                break
-            time.sleep(0.05)
-        time.sleep(0.5)
-        process.send_signal(number)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert said == "kinochrome: interrupted; nothing was left behind\n"
-    assert [file.name for file in tmp_path.iterdir()] == ["film.mp4"]
 
 
 def test_models_and_doctor(server: serving.Server) -> None:

@@ -27,11 +27,12 @@ def picture(
     matrix: int = SMPTE170M,
     aspect: Fraction = Fraction(1),
 ) -> Picture:
-    return Picture(width, height, "yuv420p", depth, aspect, 0, full, matrix, 2, 2, False, False, "yuv420p", False)
+    return Picture(width, height, "yuv420p", depth, aspect, 0, full, matrix, 2, 2, "", False, "yuv420p", False)
 
 
-def geometry(described: Picture, format: str = "yuv420p") -> Geometry:
-    return Geometry.of(described, MANIFEST, format)
+def geometry(described: Picture, format: str = "") -> Geometry:
+    own = "yuv420p" if described.depth == 8 else f"yuv420p{described.depth}le"
+    return Geometry.of(described, MANIFEST, format or own)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from kinochrome_client import remote
 from kinochrome_proto.errors import BadFilm, BadSettings, KinochromeError, ServerUnreachable, UnknownColorizer
 from kinochrome_proto.kinochrome.v1 import colorizer_pb2 as wire
 from kinochrome_proto.kinochrome.v1 import colorizer_pb2_grpc as wire_grpc
-from kinochrome_server.film import FileSource
 from kinochrome_server.pipeline import Settings, colorize
+from kinochrome_server.sources import FileSource
 from tests import films
 from tests.films import Kind
 from tests.server import serving
@@ -106,6 +106,9 @@ def test_a_bad_film_is_refused_with_its_reason(server: serving.Server, name: str
 @pytest.mark.parametrize(
     ("settings", "error"),
     [
+        (wire.Settings(look=wire.Look(saturation=9)), BadSettings),
+        (wire.Settings(crf=99), BadSettings),
+        (wire.Settings(strict=True, lenient=True), BadSettings),
         (wire.Settings(colorizer="nope"), UnknownColorizer),
         (wire.Settings(colorizer="/etc/passwd"), UnknownColorizer),
         (wire.Settings(codec="nope"), BadSettings),

@@ -9,12 +9,12 @@ from kinochrome_server.spool import MESSAGE_SIZE, Run, SentFile, Upload
 
 
 def test_a_reader_waits_for_bytes_and_sees_all_of_them(tmp_path: Path) -> None:
-    upload = Upload(tmp_path / "film", threading.Event())
+    upload = Upload(tmp_path / "film")
     whole = bytes(range(256)) * 1000
     got: list[bytes] = []
 
     def read() -> None:
-        with upload.open() as file:
+        with upload.source.open() as file:
             while data := file.read(7000):
                 got.append(data)
 
@@ -29,10 +29,10 @@ def test_a_reader_waits_for_bytes_and_sees_all_of_them(tmp_path: Path) -> None:
 
 
 def test_seeking_to_the_end_waits_for_the_end(tmp_path: Path) -> None:
-    upload = Upload(tmp_path / "film", threading.Event())
+    upload = Upload(tmp_path / "film")
     upload.append(b"abc")
     sizes: list[int] = []
-    file = upload.open()
+    file = upload.source.open()
     seeker = threading.Thread(target=lambda: sizes.append(file.seek(0, io.SEEK_END)))
     seeker.start()
     seeker.join(0.2)
@@ -48,22 +48,20 @@ def test_seeking_to_the_end_waits_for_the_end(tmp_path: Path) -> None:
 
 
 def test_cancelling_frees_waiting_readers(tmp_path: Path) -> None:
-    cancelled = threading.Event()
-    upload = Upload(tmp_path / "film", cancelled)
+    upload = Upload(tmp_path / "film")
     faults: list[BaseException] = []
 
     def read() -> None:
         try:
-            with upload.open() as file:
+            with upload.source.open() as file:
                 file.read(1)
         except Cancelled as error:
             faults.append(error)
 
     reader = threading.Thread(target=read)
     reader.start()
-    cancelled.set()
+    upload.abandon()
     reader.join(10)
-    upload.finish()
     assert len(faults) == 1
 
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.kinochrome_proto/kinochrome/v1/colorizer.proto\x12\rkinochrome.v1\"\x16\n\x14GetServerInfoRequest\"\x8e\x01\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x30\n\ncolorizers\x18\x03 \x03(\x0b\x32\x1c.kinochrome.v1.ColorizerInfo\x12\x0e\n\x06\x63odecs\x18\x04 \x03(\t\x12\x12\n\ncontainers\x18\x05 \x03(\t\"-\n\rColorizerInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\"P\n\x08Settings\x12\x11\n\tcolorizer\x18\x01 \x01(\t\x12\r\n\x05\x63odec\x18\x02 \x01(\t\x12\x11\n\tcontainer\x18\x03 \x01(\t\x12\x0f\n\x07lenient\x18\x04 \x01(\x08\"Y\n\x0f\x43olorizeRequest\x12+\n\x08settings\x18\x01 \x01(\x0b\x32\x17.kinochrome.v1.SettingsH\x00\x12\x0e\n\x04\x66ilm\x18\x02 \x01(\x0cH\x00\x42\t\n\x07request\"\xca\x01\n\x10\x43olorizeResponse\x12%\n\x05media\x18\x01 \x01(\x0b\x32\x14.kinochrome.v1.MediaH\x00\x12+\n\x08progress\x18\x02 \x01(\x0b\x32\x17.kinochrome.v1.ProgressH\x00\x12)\n\x07warning\x18\x03 \x01(\x0b\x32\x16.kinochrome.v1.WarningH\x00\x12+\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x17.kinochrome.v1.FinishedH\x00\x42\n\n\x08response\"%\n\x05Media\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"3\n\x08Progress\x12\x0e\n\x06\x66rames\x18\x01 \x01(\x03\x12\x17\n\x0f\x66rames_expected\x18\x02 \x01(\x03\"\x17\n\x07Warning\x12\x0c\n\x04text\x18\x01 \x01(\t\"8\n\x08\x46inished\x12\x0e\n\x06\x66rames\x18\x01 \x01(\x03\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x32\xbf\x01\n\x10\x43olorizerService\x12Z\n\rGetServerInfo\x12#.kinochrome.v1.GetServerInfoRequest\x1a$.kinochrome.v1.GetServerInfoResponse\x12O\n\x08\x43olorize\x12\x1e.kinochrome.v1.ColorizeRequest\x1a\x1f.kinochrome.v1.ColorizeResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.kinochrome_proto/kinochrome/v1/colorizer.proto\x12\rkinochrome.v1\"\x16\n\x14GetServerInfoRequest\"\x8e\x01\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x30\n\ncolorizers\x18\x03 \x03(\x0b\x32\x1c.kinochrome.v1.ColorizerInfo\x12\x0e\n\x06\x63odecs\x18\x04 \x03(\t\x12\x12\n\ncontainers\x18\x05 \x03(\t\"-\n\rColorizerInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\"\xb8\x02\n\x08Settings\x12\x11\n\tcolorizer\x18\x01 \x01(\t\x12\r\n\x05\x63odec\x18\x02 \x01(\t\x12\x11\n\tcontainer\x18\x03 \x01(\t\x12\x0f\n\x07lenient\x18\x04 \x01(\x08\x12\x0e\n\x06strict\x18\x05 \x01(\x08\x12\x10\n\x03\x63rf\x18\x06 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06preset\x18\x07 \x01(\t\x12\x0f\n\x07pix_fmt\x18\x08 \x01(\t\x12!\n\x04look\x18\t \x01(\x0b\x32\x13.kinochrome.v1.Look\x12\x14\n\x07\x66rom_us\x18\n \x01(\x03H\x01\x88\x01\x01\x12\x12\n\x05to_us\x18\x0b \x01(\x03H\x02\x88\x01\x01\x12\x12\n\nkeep_color\x18\x0c \x01(\x08\x12\x13\n\x0b\x64\x65interlace\x18\r \x01(\x08\x12\x0f\n\x07\x63ompare\x18\x0e \x01(\x08\x42\x06\n\x04_crfB\n\n\x08_from_usB\x08\n\x06_to_us\"\xa4\x01\n\x04Look\x12\x17\n\nsaturation\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06warmth\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\tstabilize\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x03H\x03\x88\x01\x01\x12\x12\n\nreferences\x18\x05 \x03(\x0c\x42\r\n\x0b_saturationB\t\n\x07_warmthB\x0c\n\n_stabilizeB\x07\n\x05_seed\"Y\n\x0f\x43olorizeRequest\x12+\n\x08settings\x18\x01 \x01(\x0b\x32\x17.kinochrome.v1.SettingsH\x00\x12\x0e\n\x04\x66ilm\x18\x02 \x01(\x0cH\x00\x42\t\n\x07request\"\xca\x01\n\x10\x43olorizeResponse\x12%\n\x05media\x18\x01 \x01(\x0b\x32\x14.kinochrome.v1.MediaH\x00\x12+\n\x08progress\x18\x02 \x01(\x0b\x32\x17.kinochrome.v1.ProgressH\x00\x12)\n\x07warning\x18\x03 \x01(\x0b\x32\x16.kinochrome.v1.WarningH\x00\x12+\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x17.kinochrome.v1.FinishedH\x00\x42\n\n\x08response\"%\n\x05Media\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"3\n\x08Progress\x12\x0e\n\x06\x66rames\x18\x01 \x01(\x03\x12\x17\n\x0f\x66rames_expected\x18\x02 \x01(\x03\"\x17\n\x07Warning\x12\x0c\n\x04text\x18\x01 \x01(\t\"8\n\x08\x46inished\x12\x0e\n\x06\x66rames\x18\x01 \x01(\x03\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x32\xbf\x01\n\x10\x43olorizerService\x12Z\n\rGetServerInfo\x12#.kinochrome.v1.GetServerInfoRequest\x1a$.kinochrome.v1.GetServerInfoResponse\x12O\n\x08\x43olorize\x12\x1e.kinochrome.v1.ColorizeRequest\x1a\x1f.kinochrome.v1.ColorizeResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,20 +37,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSERVERINFORESPONSE']._serialized_end=232
   _globals['_COLORIZERINFO']._serialized_start=234
   _globals['_COLORIZERINFO']._serialized_end=279
-  _globals['_SETTINGS']._serialized_start=281
-  _globals['_SETTINGS']._serialized_end=361
-  _globals['_COLORIZEREQUEST']._serialized_start=363
-  _globals['_COLORIZEREQUEST']._serialized_end=452
-  _globals['_COLORIZERESPONSE']._serialized_start=455
-  _globals['_COLORIZERESPONSE']._serialized_end=657
-  _globals['_MEDIA']._serialized_start=659
-  _globals['_MEDIA']._serialized_end=696
-  _globals['_PROGRESS']._serialized_start=698
-  _globals['_PROGRESS']._serialized_end=749
-  _globals['_WARNING']._serialized_start=751
-  _globals['_WARNING']._serialized_end=774
-  _globals['_FINISHED']._serialized_start=776
-  _globals['_FINISHED']._serialized_end=832
-  _globals['_COLORIZERSERVICE']._serialized_start=835
-  _globals['_COLORIZERSERVICE']._serialized_end=1026
+  _globals['_SETTINGS']._serialized_start=282
+  _globals['_SETTINGS']._serialized_end=594
+  _globals['_LOOK']._serialized_start=597
+  _globals['_LOOK']._serialized_end=761
+  _globals['_COLORIZEREQUEST']._serialized_start=763
+  _globals['_COLORIZEREQUEST']._serialized_end=852
+  _globals['_COLORIZERESPONSE']._serialized_start=855
+  _globals['_COLORIZERESPONSE']._serialized_end=1057
+  _globals['_MEDIA']._serialized_start=1059
+  _globals['_MEDIA']._serialized_end=1096
+  _globals['_PROGRESS']._serialized_start=1098
+  _globals['_PROGRESS']._serialized_end=1149
+  _globals['_WARNING']._serialized_start=1151
+  _globals['_WARNING']._serialized_end=1174
+  _globals['_FINISHED']._serialized_start=1176
+  _globals['_FINISHED']._serialized_end=1232
+  _globals['_COLORIZERSERVICE']._serialized_start=1235
+  _globals['_COLORIZERSERVICE']._serialized_end=1426
 # @@protoc_insertion_point(module_scope)

@@ -109,6 +109,16 @@ class Settings(_message.Message):
     CODEC_FIELD_NUMBER: _builtins.int
     CONTAINER_FIELD_NUMBER: _builtins.int
     LENIENT_FIELD_NUMBER: _builtins.int
+    STRICT_FIELD_NUMBER: _builtins.int
+    CRF_FIELD_NUMBER: _builtins.int
+    PRESET_FIELD_NUMBER: _builtins.int
+    PIX_FMT_FIELD_NUMBER: _builtins.int
+    LOOK_FIELD_NUMBER: _builtins.int
+    FROM_US_FIELD_NUMBER: _builtins.int
+    TO_US_FIELD_NUMBER: _builtins.int
+    KEEP_COLOR_FIELD_NUMBER: _builtins.int
+    DEINTERLACE_FIELD_NUMBER: _builtins.int
+    COMPARE_FIELD_NUMBER: _builtins.int
     colorizer: _builtins.str
     """Name of a colorizer of the server; empty means "default"."""
     codec: _builtins.str
@@ -117,6 +127,27 @@ class Settings(_message.Message):
     """Name of the output container; empty means "mp4"."""
     lenient: _builtins.bool
     """Colour what can be read of a damaged film instead of refusing it."""
+    strict: _builtins.bool
+    """Refuse a film of which anything would be lost, instead of sending a warning. Excludes `lenient`."""
+    crf: _builtins.int
+    """Constant rate factor, in the codec's own scale; unset means its usual one."""
+    preset: _builtins.str
+    """Speed against size, in the codec's own words; empty means its usual one."""
+    pix_fmt: _builtins.str
+    """Output pixel format; empty keeps the film's luma depth and chroma grid."""
+    from_us: _builtins.int
+    """Where the wanted part of the film starts and ends, in microseconds from its first moment; unset means all of it."""
+    to_us: _builtins.int
+    keep_color: _builtins.bool
+    """Leave shots as they are that are in colour already."""
+    deinterlace: _builtins.bool
+    """Turn interlaced film into whole frames."""
+    compare: _builtins.bool
+    """Show the film in gray and coloured, side by side in one picture."""
+    @_builtins.property
+    def look(self) -> Global___Look:
+        """What is asked of the colours."""
+
     def __init__(
         self,
         *,
@@ -124,14 +155,90 @@ class Settings(_message.Message):
         codec: _builtins.str = ...,
         container: _builtins.str = ...,
         lenient: _builtins.bool = ...,
+        strict: _builtins.bool = ...,
+        crf: _builtins.int | None = ...,
+        preset: _builtins.str = ...,
+        pix_fmt: _builtins.str = ...,
+        look: Global___Look | None = ...,
+        from_us: _builtins.int | None = ...,
+        to_us: _builtins.int | None = ...,
+        keep_color: _builtins.bool = ...,
+        deinterlace: _builtins.bool = ...,
+        compare: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_crf", b"_crf", "_from_us", b"_from_us", "_to_us", b"_to_us", "crf", b"crf", "from_us", b"from_us", "look", b"look", "to_us", b"to_us"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["codec", b"codec", "colorizer", b"colorizer", "container", b"container", "lenient", b"lenient"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_crf", b"_crf", "_from_us", b"_from_us", "_to_us", b"_to_us", "codec", b"codec", "colorizer", b"colorizer", "compare", b"compare", "container", b"container", "crf", b"crf", "deinterlace", b"deinterlace", "from_us", b"from_us", "keep_color", b"keep_color", "lenient", b"lenient", "look", b"look", "pix_fmt", b"pix_fmt", "preset", b"preset", "strict", b"strict", "to_us", b"to_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__crf: _TypeAlias = _typing.Literal["crf"]  # noqa: Y015
+    _WhichOneofArgType__crf: _TypeAlias = _typing.Literal["_crf", b"_crf"]  # noqa: Y015
+    _WhichOneofReturnType__from_us: _TypeAlias = _typing.Literal["from_us"]  # noqa: Y015
+    _WhichOneofArgType__from_us: _TypeAlias = _typing.Literal["_from_us", b"_from_us"]  # noqa: Y015
+    _WhichOneofReturnType__to_us: _TypeAlias = _typing.Literal["to_us"]  # noqa: Y015
+    _WhichOneofArgType__to_us: _TypeAlias = _typing.Literal["_to_us", b"_to_us"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__crf) -> _WhichOneofReturnType__crf | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__from_us) -> _WhichOneofReturnType__from_us | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__to_us) -> _WhichOneofReturnType__to_us | None: ...
 
 Global___Settings: _TypeAlias = Settings  # noqa: Y015
+
+@_typing.final
+class Look(_message.Message):
+    """What is asked of the colours. Unset fields have their usual values."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SATURATION_FIELD_NUMBER: _builtins.int
+    WARMTH_FIELD_NUMBER: _builtins.int
+    STABILIZE_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    REFERENCES_FIELD_NUMBER: _builtins.int
+    saturation: _builtins.float
+    """How vivid: 0 gray, 1 as the colorizer paints."""
+    warmth: _builtins.float
+    """-1 cold to 1 warm; 0 as the colorizer paints."""
+    stabilize: _builtins.float
+    """How much colours are steadied from frame to frame: 0 not at all, 1 as much as can be."""
+    seed: _builtins.int
+    """Chooses among the colourings of a stochastic colorizer."""
+    @_builtins.property
+    def references(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Colour stills whose palette steers the film: files such as JPEG or PNG. With the rest at most 4 MiB."""
+
+    def __init__(
+        self,
+        *,
+        saturation: _builtins.float | None = ...,
+        warmth: _builtins.float | None = ...,
+        stabilize: _builtins.float | None = ...,
+        seed: _builtins.int | None = ...,
+        references: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_saturation", b"_saturation", "_seed", b"_seed", "_stabilize", b"_stabilize", "_warmth", b"_warmth", "saturation", b"saturation", "seed", b"seed", "stabilize", b"stabilize", "warmth", b"warmth"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_saturation", b"_saturation", "_seed", b"_seed", "_stabilize", b"_stabilize", "_warmth", b"_warmth", "references", b"references", "saturation", b"saturation", "seed", b"seed", "stabilize", b"stabilize", "warmth", b"warmth"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__saturation: _TypeAlias = _typing.Literal["saturation"]  # noqa: Y015
+    _WhichOneofArgType__saturation: _TypeAlias = _typing.Literal["_saturation", b"_saturation"]  # noqa: Y015
+    _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
+    _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    _WhichOneofReturnType__stabilize: _TypeAlias = _typing.Literal["stabilize"]  # noqa: Y015
+    _WhichOneofArgType__stabilize: _TypeAlias = _typing.Literal["_stabilize", b"_stabilize"]  # noqa: Y015
+    _WhichOneofReturnType__warmth: _TypeAlias = _typing.Literal["warmth"]  # noqa: Y015
+    _WhichOneofArgType__warmth: _TypeAlias = _typing.Literal["_warmth", b"_warmth"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__saturation) -> _WhichOneofReturnType__saturation | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stabilize) -> _WhichOneofReturnType__stabilize | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__warmth) -> _WhichOneofReturnType__warmth | None: ...
+
+Global___Look: _TypeAlias = Look  # noqa: Y015
 
 @_typing.final
 class ColorizeRequest(_message.Message):

@@ -1,0 +1,13 @@
+"""Workers that all tests of a process share: starting them takes most of a short film's time."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from kinochrome_server.pool import WorkerPool
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[WorkerPool]:
+    with WorkerPool(2) as pool:
+        yield pool
