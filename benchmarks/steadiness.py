@@ -206,11 +206,11 @@ def ways(clip: Clip) -> list[Way]:
     for index, (here, there, cut) in enumerate(zip(clip.luma, clip.luma[1:], clip.cuts[1:], strict=False)):
         if cut:
             continue
-        onward, back = (cast(Float, motion.calc(*pair, None)) for pair in ((here, there), (there, here)))
+        onward, back = (_flow(motion, *pair) for pair in ((here, there), (there, here)))
         height, width = here.shape
         rows, columns = np.indices(here.shape, np.float32)
         places = np.stack((columns, rows), 2) + onward
-        returning = cv2.remap(back, places, None, cv2.INTER_LINEAR)
+        returning = cv2.remap(back, places[..., 0], places[..., 1], cv2.INTER_LINEAR)
         squared = (onward**2).sum(2)
         occluded = ((onward + returning) ** 2).sum(2) > 0.01 * (squared + (returning**2).sum(2)) + 0.5
         slopes = np.zeros(here.shape, np.float32)
@@ -221,12 +221,16 @@ def ways(clip: Clip) -> list[Way]:
     return found
 
 
+def _flow(motion: cv2.DISOpticalFlow, here: Bytes, there: Bytes) -> Float:
+    return cast(Float, motion.calc(here, there, np.zeros((*here.shape, 2), np.float32)))
+
+
 def warp_error(frames: Bytes, motion: list[Way]) -> float:
     """Mean over pairs of the mean squared distance (R'G'B' in 0..1) between a frame and the next one warped to it."""
     errors = []
     for way in motion:
         here, there = (frames[way.index + step].astype(np.float32) / 255 for step in (0, 1))
-        moved = cv2.remap(there, way.places, None, cv2.INTER_LINEAR)
+        moved = cv2.remap(there, way.places[..., 0], way.places[..., 1], cv2.INTER_LINEAR)
         errors.append(((moved - here) ** 2).sum(2)[way.seen].mean() if way.seen.any() else 0.0)
     return float(np.mean(errors))
 
@@ -372,7 +376,7 @@ def main() -> int:
 
 
 def _plain(row: Row) -> dict[str, object]:
-    versions = {name: row[name] for name in ("gray", "unsteadied", "steadied", "truth")}  # type: ignore[literal-required]
+    versions = {name: row[name] for name in ("gray", "unsteadied", "steadied", "truth")}
     return {name: dataclasses.asdict(version) for name, version in versions.items()}
 
 

@@ -3,3 +3,33 @@
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from tests.promises import Kept
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The table of film × promise, from what the corpus tests recorded."""
+    from tests.promises import Kept
+
+    rows = [
+        Kept(**value)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        for name, value in getattr(report, "user_properties", [])
+        if name == "kept" and getattr(report, "when", "") == "call"
+    ]
+    if rows:
+        terminalreporter.section("film × promise")
+        table(sorted(rows, key=lambda kept: kept.film), terminalreporter._tw)
+
+
+def table(rows: "list[Kept]", out: "TextIO | Any") -> None:
+    """Write one line a film and one column a promise."""
+    columns = list(dict.fromkeys(name for kept in rows for name in kept.promises))
+    lines = [["film", *columns], *([kept.film, *(kept.promises.get(name, "") for name in columns)] for kept in rows)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(columns) + 1)]
+    for line in lines:
+        out.write("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n")

@@ -50,7 +50,7 @@ def _picture(frame: VideoFrame, time: Fraction | None) -> Picture:
     rotation = frame.rotation
     if frame.format.is_rgb or frame.format.has_palette:
         matrix = 1 if frame.height > 576 or frame.width > 1024 else 6
-        frame = frame.reformat(format="yuv444p", dst_colorspace=matrix, dst_color_range=1)
+        frame, full = frame.reformat(format="yuv444p", dst_colorspace=matrix, dst_color_range=1), False
     bits = frame.format.components[0].bits
     planes = []
     for plane in frame.planes:
@@ -81,6 +81,8 @@ def tracks(file: Path, *types: str) -> list[Track]:
             if stream.type in types
         }
         for packet in container.demux():
+            if bytes(packet) == b"\0\0":
+                continue  # MP4's timed text, between two texts
             if packet.size and packet.stream_index in found and packet.pts is not None and packet.time_base:
                 track = found[packet.stream_index]
                 track.packets.append(hashlib.sha256(_unframed(bytes(packet))).hexdigest())

@@ -12,3 +12,8 @@ needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="no real films and sti
 def films() -> list[Path]:
     """Every real film, or none."""
     return sorted((DATA / "films").iterdir()) if DATA.is_dir() else []
+
+
+def odd() -> list[Path]:
+    """Every odd and broken film, or none."""
+    return sorted((DATA / "odd").iterdir()) if DATA.is_dir() else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import cv2
 import numpy as np
@@ -94,16 +95,13 @@ def chroma_planes(
     height, width = geometry.grid
     if not geometry.fields:
         return _upsampled(painted, small_luma, luma, (height, width), geometry)
-    sample = sample_type(geometry.depth)
-    planes: tuple[Plane, Plane] = np.empty((height, width), sample), np.empty((height, width), sample)
+    cb, cr = (cast(Plane, np.empty((height, width), sample_type(geometry.depth))) for _ in "br")
     for parity in (0, 1):
-        lines: Plane = luma[parity::2].copy()
+        lines = luma[parity::2].copy()
         shape = len(range(parity, height, 2)), width
-        for plane, field in zip(
-            planes, _upsampled(painted, thumbnail(lines, geometry), lines, shape, geometry), strict=True
-        ):
-            plane[parity::2] = field
-    return planes
+        small = thumbnail(lines, geometry)
+        cb[parity::2], cr[parity::2] = _upsampled(painted, small, lines, shape, geometry)
+    return cb, cr
 
 
 def _upsampled(

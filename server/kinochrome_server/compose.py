@@ -1,6 +1,7 @@
 """The coloured picture: luma as it is, new chroma, or the film's own where it is in colour already."""
 
 import math
+from typing import cast
 
 import cv2
 import numpy as np
@@ -96,8 +97,7 @@ class Composer:
 def _beside(left: Plane, right: Plane, turns: int) -> Plane:
     """Two planes side by side as they are shown, after so many counter-clockwise quarter turns."""
     pair = (left, right) if turns in (0, 1) else (right, left)
-    beside: Plane = np.concatenate(pair, axis=1 if turns in (0, 2) else 0)
-    return beside
+    return cast(Plane, np.concatenate(pair, axis=1 if turns in (0, 2) else 0))
 
 
 def chroma_of(decoded: VideoFrame, geometry: Geometry) -> tuple[Plane, Plane]:

@@ -36,7 +36,8 @@ class Muxer:
         Raises BadSettings when the container cannot hold the coloured stream itself.
         """
         self.name, self.facts, self.encoding = film.source.name, film.facts, encoding
-        self.sample_rates = [stream.sample_rate for stream in film.container.streams.audio if stream.sample_rate]
+        audio = [stream for stream in film.container.streams.audio if stream.codec_context is not None]
+        self.sample_rates = [stream.sample_rate for stream in audio if stream.sample_rate]
         self.output = self._open(sink, container)
         self.output.metadata.update(film.container.metadata)
         self.copies: dict[int, Stream] = {}

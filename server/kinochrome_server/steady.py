@@ -5,6 +5,7 @@ Only chroma at the colorizer's size is touched, so nothing here can blur the pic
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -21,7 +22,7 @@ it cares about, and LOOKAHEAD after the last, gets exactly the colours of an unb
 TOLERANCE = 6.0
 """Luma difference (8-bit values) along a path of motion at which trust in it falls to 61 %."""
 GRAIN_SIGMA = 1.0
-"""Blur of the luma that motion is looked for in, in its own pixels (half those of the thumbnail): grain is no motion."""
+"""Blur of the luma that motion is looked for in, in its pixels (half those of the thumbnail): grain is no motion."""
 SMALLEST_FOR_MOTION = 16
 """Side in pixels below which motion is not looked for: OpenCV's DIS refuses sides under 12."""
 
@@ -87,7 +88,7 @@ class Stabilizer:
         if self._decay == 0:
             return [chroma]
         height, width = chroma.shape[1:]
-        light = cv2.resize(luma, (width, height), interpolation=cv2.INTER_AREA)
+        light = _shrunk(luma, (width, height))
         own = np.ones((height, width, 3), np.float32)
         own[..., :2] = chroma.transpose(1, 2, 0) * _gain(light)[..., np.newaxis]
         frame = _Frame(own, _guide(luma), None)
@@ -119,7 +120,7 @@ class Stabilizer:
             end -= direction
             step = _step(frames[end], direction)
             assert step is not None
-            brought = cv2.remap(total, step.places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            brought = _taken(total, step.places[..., 0], step.places[..., 1])
             total = frames[end].own + brought * (self._decay * step.trust)[..., np.newaxis]
         return total
 
@@ -133,8 +134,7 @@ class Stabilizer:
     def _flow(self, here: npt.NDArray[np.uint8], there: npt.NDArray[np.uint8]) -> Float:
         if min(here.shape) < SMALLEST_FOR_MOTION:
             return np.zeros((*here.shape, 2), np.float32)
-        flow: Float = self._motion.calc(here, there, None)
-        return flow
+        return cast(Float, self._motion.calc(here, there, np.zeros((*here.shape, 2), np.float32)))
 
 
 def _step(frame: _Frame, direction: int) -> _Step | None:
@@ -153,9 +153,18 @@ def _guide(luma: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     height, width = luma.shape[0] // 2, luma.shape[1] // 2
     small = luma
     if min(height, width) >= SMALLEST_FOR_MOTION:
-        small = cv2.resize(luma, (width, height), interpolation=cv2.INTER_AREA)
-    blurred: npt.NDArray[np.uint8] = cv2.GaussianBlur(small, (0, 0), GRAIN_SIGMA)
-    return blurred
+        small = _shrunk(luma, (width, height))
+    return cast(npt.NDArray[np.uint8], cv2.GaussianBlur(small, (0, 0), GRAIN_SIGMA))
+
+
+def _taken(planes: npt.NDArray[Any], x: Float, y: Float) -> Float:
+    """(h, w, n) planes, each sample taken from its place."""
+    return cast(Float, cv2.remap(planes, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+
+
+def _shrunk(plane: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
+    """Averaged over areas to this width and height."""
+    return cast(npt.NDArray[Any], cv2.resize(plane, size, interpolation=cv2.INTER_AREA))
 
 
 def _squares(vectors: Float) -> Float:
@@ -172,17 +181,17 @@ def _compare(
     height, width = here.shape
     rows, columns = np.indices((height, width), np.float32)
     x, y = columns + flow[..., 0], rows + flow[..., 1]
-    moved = cv2.remap(there, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    moved = _taken(there, x, y)
     difference = here.astype(np.float32) - moved
     difference -= difference.mean()  # flicker of the exposure is no change of what is seen
     trust = np.exp(difference * difference * np.float32(-0.5 / TOLERANCE**2))
     # What the way back does not lead home from was hidden: the test of Sundaram et al. (2010).
-    returning = cv2.remap(back, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    returning = _taken(back, x, y)
     lost = _squares(flow + returning) > 0.01 * (_squares(flow) + _squares(returning)) + 0.5
     trust[lost | (x < 0) | (y < 0) | (x > width - 1) | (y > height - 1)] = 0
     size = (shape[1], shape[0])
     across, down = shape[1] / width, shape[0] / height
-    coarse = cv2.resize(flow, size, interpolation=cv2.INTER_AREA) * np.array([across, down], np.float32)
+    coarse = _shrunk(flow, size) * np.array([across, down], np.float32)
     rows, columns = np.indices(shape, np.float32)
     coarse += np.stack((columns, rows), 2)
-    return _Step(coarse, cv2.resize(trust, size, interpolation=cv2.INTER_AREA))
+    return _Step(coarse, _shrunk(trust, size))
