@@ -66,11 +66,19 @@ def make(folder: Path, kind: Kind) -> Path:
     file = folder / kind.name
     options = {"movflags": "+faststart"} if kind.faststart else {}
     with av.open(str(file), "w", container_options=options) as output:
+        times = kind.pts if kind.pts is not None else range(kind.frames)
         if kind.chapters:
+            first = round(1000 * times[0] * kind.time_base)
             output.set_chapters(
                 [
-                    {"id": 1, "start": 0, "end": 1000, "time_base": Fraction(1, 1000), "metadata": {"title": "One"}},
-                    {"id": 2, "start": 1000, "end": 2000, "time_base": Fraction(1, 1000), "metadata": {"title": "Two"}},
+                    {
+                        "id": place + 1,
+                        "start": first + 1000 * place,
+                        "end": first + 1000 * (place + 1),
+                        "time_base": Fraction(1, 1000),
+                        "metadata": {"title": title},
+                    }
+                    for place, title in enumerate(("One", "Two"))
                 ]
             )
         output.metadata["title"] = "A test film"
@@ -100,7 +108,6 @@ def make(folder: Path, kind: Kind) -> Path:
             text.codec_context.subtitle_header = header.encode()
         depth = av.VideoFormat(kind.pix_fmt).components[0].bits
         planes = pictures(kind, np.uint8 if depth == 8 else np.uint16, depth)
-        times = kind.pts if kind.pts is not None else range(kind.frames)
         for pts, luma in zip(times, planes, strict=True):
             frame = _frame(luma, kind)
             frame.pts, frame.time_base = pts, kind.time_base
@@ -115,6 +122,52 @@ def make(folder: Path, kind: Kind) -> Path:
                 packet.pts = packet.dts = start
                 packet.duration = 500
                 output.mux(packet)
+    return file
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A run of frames between two cuts."""
+
+    chroma: str = "gray"
+    """"gray"; "tint", the same everywhere; "toned", a tint that grows with luma; "colour", that of things."""
+    frames: int = 20
+
+
+def make_shots(
+    folder: Path, shots: Sequence[Shot], name: str = "film.mkv", *, codec: str = "ffv1", rate: int = 25
+) -> Path:
+    """Write a film of these shots, 160x120, each of another scene; return its path."""
+    file, size = folder / name, (160, 120)
+    with av.open(str(file), "w") as output:
+        video = output.add_stream(codec, rate=rate)
+        assert isinstance(video, VideoStream)
+        context = video.codec_context
+        (context.width, context.height), context.pix_fmt = size, "yuv444p"
+        context.time_base, context.color_range, context.colorspace = Fraction(1, rate), 1, 6
+        context.gop_size = 12
+        index = 0
+        for number, shot in enumerate(shots):
+            chance = np.random.default_rng(number)
+            scenes = [
+                cv2.resize(chance.uniform(0, 1, (8, 12)), (size[0] + 64, size[1]), interpolation=cv2.INTER_CUBIC)
+                for _ in range(3)
+            ]
+            for moved in range(shot.frames):
+                light, *hues = (np.clip(scene[:, moved % 64 :][:, : size[0]], 0, 1) for scene in scenes)
+                cb, cr = {
+                    "gray": (0 * light, 0 * light),
+                    "tint": (0 * light - 10, 0 * light + 8),
+                    "toned": (-20 * light, 16 * light),
+                    "colour": tuple(80 * (hue - 0.5) for hue in hues),
+                }[shot.chroma]
+                grain = chance.normal(0, 1, light.shape)
+                planes = np.stack((30 + 190 * light + grain, 128 + cb, 128 + cr))
+                frame = VideoFrame.from_ndarray(planes.round().astype(np.uint8), "yuv444p")
+                frame.pts, frame.time_base = index, Fraction(1, rate)
+                output.mux(video.encode(frame))
+                index += 1
+        output.mux(video.encode(None))
     return file
 
 

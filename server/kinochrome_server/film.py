@@ -34,8 +34,10 @@ from .random_access import random_access
 from .sources import Source
 from .stated_size import stated_size
 
-MIN_SEGMENT_FRAMES = 48
-"""Keyframes nearer than this share a segment: each segment starts with an expensive key frame of its own."""
+MIN_SEGMENT_FRAMES = 96
+"""Keyframes nearer than this share a segment: each starts with an expensive key frame, and paints frames of others."""
+FIRST_SEGMENT_FRAMES = 24
+"""The same for a film's first segment, which somebody waits for."""
 WARM_UP = 12
 """Frames before a segment that go with it, so that cuts and steady colours are those of an unbroken run."""
 LOOK_AHEAD = 16
@@ -74,6 +76,11 @@ class Clip:
     @property
     def is_whole(self) -> bool:
         return not self.start and self.stop is None
+
+    def __str__(self) -> str:
+        """As the command has it."""
+        until = "" if self.stop is None else f" --to {float(self.stop):g} s"
+        return f"--from {float(self.start):g} s{until}"
 
 
 @dataclass(frozen=True)
@@ -149,7 +156,7 @@ class Film:
                 f"{source.name} ends at {float(facts.duration):g} s, before --from {float(clip.start):g} s"
             )
         # Times of a clip are counted from where it starts, to the tick.
-        self._shift = facts.start + clip.start if clip.start else Fraction(0)
+        self._shift = Fraction(0) if clip.is_whole else facts.start + clip.start
         self._shift -= self._shift % facts.time_base
         if not clip.is_whole and facts.duration:
             length = min(clip.stop or facts.duration, facts.duration) - clip.start
@@ -312,7 +319,8 @@ class _Cutter:
         current = self._file()
         if starts and packet.role == Role.BEFORE and not current.packets:
             current.forget()  # of what is before a clip, the last group of pictures will do
-        if starts and packet.role == Role.OWN and current.packets >= MIN_SEGMENT_FRAMES:
+        enough = MIN_SEGMENT_FRAMES if current.index else FIRST_SEGMENT_FRAMES
+        if starts and packet.role == Role.OWN and current.packets >= enough:
             if self._waiting:
                 yield self._waiting.finish()
             self._waiting = current

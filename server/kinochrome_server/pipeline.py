@@ -150,6 +150,8 @@ def colorize(
                 muxer.write(segment.file, kept.chunk_file(segment.index))
                 segment.file.unlink()
                 kept.drop(segment.index)
+        if not coloured and not settings.clip.is_whole:
+            raise BadSettings(f"{source.name} has no frame {settings.clip}")
         if not coloured:
             raise BadFilm(f"{source.name}: not one frame of its video can be decoded")
         if muxer.frames != coloured:

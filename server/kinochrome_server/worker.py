@@ -25,7 +25,7 @@ from av.video.frame import VideoFrame
 
 from kinochrome_proto.errors import BadColorizer
 
-from . import colorizers
+from . import colorizers, steady
 from .chroma import Float, Geometry, thumbnail
 from .codecs import Encoding
 from .compose import Composer
@@ -38,7 +38,6 @@ from .looks import Grade, Look
 from .packets import Role, StoredPacket, write_packet
 from .planes import Plane, luma_of
 from .sources import Source
-from .steady import LOOKAHEAD, Stabilizer
 
 BATCH = 4
 """Frames that go through the colorizer at once: larger batches are no faster on a CPU, and hold more pictures."""
@@ -200,21 +199,21 @@ class Painter:
 
     def _frames(self, segment: Segment, account: Account, batch: int, *, by_rank: bool) -> Iterator[_Frame]:
         """The segment's frames with their chroma, in showing order, and those before it."""
-        steady = self._job.look.stabilize > 0
+        steadies = self._job.look.stabilize > 0
         shown = self._decoder.frames(
             segment,
             account,
             lenient=self._job.lenient,
             before=WARM_UP,
-            after=LOOKAHEAD + DELAY if steady else DELAY,
+            after=steady.LOOKAHEAD + DELAY if steadies else DELAY,
             by_rank=by_rank,
         )
         if self._job.deinterlace:
             shown = _deinterlaced(shown, self._job.facts)
         frames = map(self._with_thumbnail, shown)
         cut = _with_cuts(frames)
-        painted = self._painted(cut, batch)
-        return self._steadied(painted) if steady else painted
+        painted = self._painted(_telling(cut) if steadies else _own(cut), batch)
+        return self._steadied(painted) if steadies else painted
 
     def _with_thumbnail(self, shown: Shown) -> _Frame:
         luma = luma_of(shown.frame, self._facts.picture)
@@ -230,13 +229,13 @@ class Painter:
                 yield frame
 
     def _steadied(self, frames: Iterator[_Frame]) -> Iterator[_Frame]:
-        stabilizer = Stabilizer(self._job.look.stabilize)
+        stabilizer = steady.Stabilizer(self._job.look.stabilize)
         waiting: deque[_Frame] = deque()
 
         def steadied(planes: list[Float]) -> Iterator[_Frame]:
-            for steady in planes:
+            for held in planes:
                 frame = waiting.popleft()
-                frame.chroma = steady
+                frame.chroma = held
                 yield frame
 
         for frame in frames:
@@ -291,6 +290,31 @@ def _with_cuts(frames: Iterator[_Frame]) -> Iterator[_Frame]:
         waiting.append(frame)
         yield from settled(finder.push(frame.thumbnail))
     yield from settled(finder.flush())
+
+
+def _telling(frames: Iterator[_Frame]) -> Iterator[_Frame]:
+    """The segment's frames, and of its neighbours' those that its colours depend on: few, and none beyond a cut."""
+    before: deque[_Frame] = deque(maxlen=steady.WARM_UP)
+    ahead = steady.LOOKAHEAD
+    for frame in frames:
+        if frame.role == Role.BEFORE:
+            if frame.starts_shot:
+                before.clear()
+            before.append(frame)
+        elif frame.role == Role.OWN:
+            if not frame.starts_shot:
+                yield from before
+            before.clear()
+            yield frame
+        elif frame.starts_shot or not ahead:
+            ahead = 0
+        else:
+            ahead -= 1
+            yield frame
+
+
+def _own(frames: Iterator[_Frame]) -> Iterator[_Frame]:
+    return (frame for frame in frames if frame.role == Role.OWN)
 
 
 class _Chunk:
