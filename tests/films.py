@@ -15,6 +15,8 @@ from av.subtitles.stream import SubtitleStream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from kinochrome_server.fields import FieldMarker
+
 SAMPLE_RATE = 44_100
 
 
@@ -167,6 +169,45 @@ def make_shots(
                 frame.pts, frame.time_base = index, Fraction(1, rate)
                 output.mux(video.encode(frame))
                 index += 1
+        output.mux(video.encode(None))
+    return file
+
+
+def make_woven(folder: Path, order: str, name: str, codec: str, *, is_marked: bool = True) -> Path:
+    """Write a film of 60 frames whose fields are of two moments: a bright block runs over a dark, textured ground.
+
+    Args:
+        folder: where to.
+        order: "tff" or "bff".
+        name: of the file.
+        codec: its encoder.
+        is_marked: whether frames and stream say that they are interlaced.
+    """
+    file, (width, height) = folder / name, (192, 128)
+    texture = cv2.resize(np.random.default_rng(3).uniform(-15, 15, (32, 48)), (width, height))
+    options = {"x264-params": f"{order}=1", "qp": "0"} if codec == "libx264" and is_marked else {}
+
+    def moment(time: int) -> npt.NDArray[np.uint8]:
+        luma = 60 + texture
+        left = (3 * time) % (width - 64)
+        luma[32:96, left : left + 64] += 120
+        return luma.astype(np.uint8)
+
+    with av.open(str(file), "w") as output:
+        video = output.add_stream(codec, rate=25, options=options)
+        assert isinstance(video, VideoStream)
+        context = video.codec_context
+        (context.width, context.height), context.pix_fmt = (width, height), "yuv420p"
+        context.time_base, context.gop_size = Fraction(1, 25), 12
+        marker = FieldMarker(width, height, "yuv420p", Fraction(1, 25), order)
+        for index in range(60):
+            luma = moment(2 * index)
+            second = 1 if order == "tff" else 0
+            luma[second::2] = moment(2 * index + 1)[second::2]
+            planes = [luma.ravel(), np.full(width * height // 2, 128, np.uint8)]
+            frame = VideoFrame.from_ndarray(np.concatenate(planes).reshape(-1, width), "yuv420p")
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            output.mux(video.encode(marker.mark(frame) if is_marked else frame))
         output.mux(video.encode(None))
     return file
 

@@ -40,7 +40,9 @@ def peak(film: Path, out: Path) -> tuple[int, int]:
 def test_a_film_ten_times_as_long_takes_as_much_memory(gop: int, tmp_path: Path) -> None:
     peaks = []
     for frames in (240, 2400):
-        kind = Kind(f"{frames}.mkv", size=(320, 240), frames=frames, gop=gop, audio="aac", options={"sc_threshold": "0"})
+        kind = Kind(
+            f"{frames}.mkv", size=(320, 240), frames=frames, gop=gop, audio="aac", options={"sc_threshold": "0"}
+        )
         peaks.append(peak(films.make(tmp_path, kind), tmp_path / f"out{frames}.mkv"))
     (short_main, short_worker), (long_main, long_worker) = peaks
     print(f"peak RSS in KiB: main {short_main} and {long_main}, worker {short_worker} and {long_worker}")

@@ -1,18 +1,24 @@
 """What each option of a run does to a film, with a lossless codec where planes are compared."""
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import av
+import cv2
 import numpy as np
+import numpy.typing as npt
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from kinochrome_proto.errors import BadFilm, BadSettings
+from kinochrome_proto.manifest import Manifest
+from kinochrome_server.fields import marked
 from kinochrome_server.film import Clip
 from kinochrome_server.looks import Look
 from kinochrome_server.pipeline import Report, Settings, colorize
@@ -216,6 +222,7 @@ class CountingSource(FileSource):
         return FileSource, (self.path,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["film.mp4", "film.mkv"])
 def test_a_preview_reads_its_own_part_only(name: str, tmp_path: Path) -> None:
     options = {"qp": "0", "preset": "ultrafast", **LONG}
@@ -226,3 +233,505 @@ def test_a_preview_reads_its_own_part_only(name: str, tmp_path: Path) -> None:
     report, _ = run(CountingSource(film), tmp_path / "out.mp4", clip=Clip(Fraction(25), Fraction(26)))
     assert report.frames == 24
     assert 0 < CountingSource.count < film.stat().st_size / 3
+
+
+# --- side by side ---
+
+TURNED = [
+    *((Kind("film.mp4", size=(320, 160), frames=5, rotation=turn), "") for turn in (0, 90, 180, 270)),
+    *((Kind("film.mp4", size=(162, 122), frames=5, rotation=turn), "") for turn in (0, 90)),
+    *((Kind("film.mp4", size=(161, 121), codec="ffv1", frames=5, rotation=turn), "yuv444p") for turn in (0, 90)),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "pix_fmt"), TURNED, ids=[f"{kind.size[0]} wide, turned by {kind.rotation}" for kind, _ in TURNED]
+)
+def test_a_comparison_shows_gray_left_and_colour_right(kind: Kind, pix_fmt: str, tmp_path: Path) -> None:
+    film = films.make(tmp_path, kind)
+    run(film, tmp_path / "out.mp4", compare=True, codec="ffv1", pix_fmt=pix_fmt)
+    source, coloured = reading.pictures(film), reading.pictures(tmp_path / "out.mp4")
+    turns = source[0].rotation // 90
+    assert coloured[0].rotation == source[0].rotation and (turns == 0) == (kind.rotation == 0)
+    for before, after in zip(source, coloured, strict=True):
+        width, height = before.luma.shape[::-1]
+        assert after.luma.shape == ((2 * height, width) if turns % 2 else (height, 2 * width))
+        shown = [np.rot90(plane, turns) for plane in after.planes]  # as a player turns it
+        expected = np.rot90(before.luma, turns)
+        for half in np.split(shown[0], 2, axis=1):
+            assert np.array_equal(half, expected)
+        for plane in shown[1:]:
+            gray, painted = np.split(plane, 2, axis=1)
+            assert np.all(gray == 128)
+            assert np.abs(painted.astype(int) - 128).mean() > 0.5
+
+
+def test_a_comparison_whose_halves_would_share_chroma_is_refused(tmp_path: Path) -> None:
+    film = films.make(tmp_path, Kind("film.mp4", size=(161, 120), codec="ffv1", frames=2))
+    with pytest.raises(BadSettings, match="use --codec ffv1 with --pix-fmt yuv444p"):
+        run(film, tmp_path / "out.mkv", compare=True, codec="ffv1", pix_fmt="yuv420p")
+
+
+# --- shots in colour ---
+
+SHOTS = [Shot("gray"), Shot("colour"), Shot("tint"), Shot("colour", 30), Shot("toned"), Shot("gray")]
+
+
+def kinds_of(shots: Sequence[Shot]) -> list[str]:
+    """Of every frame."""
+    return [shot.chroma for shot in shots for _ in range(shot.frames)]
+
+
+@pytest.mark.parametrize("codec", ["ffv1", "libx264"])
+def test_shots_in_colour_keep_their_own_chroma_and_all_others_are_painted(codec: str, tmp_path: Path) -> None:
+    film = films.make_shots(tmp_path, SHOTS, codec=codec)
+    run(film, tmp_path / "kept.mkv", codec="ffv1", keep_color=True)
+    run(film, tmp_path / "painted.mkv", codec="ffv1")
+    source, kept, painted = (reading.pictures(file) for file in (film, tmp_path / "kept.mkv", tmp_path / "painted.mkv"))
+    assert len(source) == len(kept) == len(painted) == sum(shot.frames for shot in SHOTS)
+    for chroma, before, after, all_new in zip(kinds_of(SHOTS), source, kept, painted, strict=True):
+        own, new, usual = (np.stack(picture.planes[1:]) for picture in (before, after, all_new))
+        assert np.array_equal(before.luma, after.luma)
+        assert not np.array_equal(own, usual)
+        if chroma == "colour":
+            assert np.array_equal(new, own)
+        else:
+            assert np.array_equal(new, usual)
+
+
+def test_a_comparison_leaves_even_colour_gray_on_the_left(tmp_path: Path) -> None:
+    film = films.make_shots(tmp_path, [Shot("colour", 5)])
+    run(film, tmp_path / "out.mkv", codec="ffv1", keep_color=True, compare=True)
+    for before, after in zip(reading.pictures(film), reading.pictures(tmp_path / "out.mkv"), strict=True):
+        for own, plane in zip(before.planes[1:], after.planes[1:], strict=True):
+            gray, right = np.split(plane, 2, axis=1)
+            assert np.all(gray == 128) and np.array_equal(right, own)
+
+
+# --- the look ---
+
+LOOKED_AT = Kind("film.mkv", frames=24)
+
+
+def chroma_of(film: Path, folder: Path, look: Look, **settings: Any) -> npt.NDArray[np.float64]:
+    """(frames, 2, h, w) of the film coloured so, in code values from neutral."""
+    run(film, folder / "out.mkv", codec="ffv1", look=look, **settings)
+    planes = [picture.planes[1:] for picture in reading.pictures(folder / "out.mkv")]
+    return np.stack([np.stack(pair) for pair in planes]).astype(np.float64) - 128
+
+
+def test_saturation_goes_from_gray_to_vivid(tmp_path: Path) -> None:
+    film = films.make(tmp_path, LOOKED_AT)
+    none, half, usual, double = (chroma_of(film, tmp_path, Look(saturation=factor)) for factor in (0, 0.5, 1, 2))
+    assert np.all(none == 0)
+    assert np.abs(usual).mean() > 1
+    free = np.abs(double) < 111  # limited range ends at 112
+    assert free.mean() > 0.5
+    assert np.abs(double - 2 * usual)[free].max() <= 2  # each was rounded
+    assert np.abs(usual - 2 * half).max() <= 2
+
+
+def test_warmth_takes_from_blue_and_gives_to_red(tmp_path: Path) -> None:
+    film = films.make(tmp_path, LOOKED_AT)
+    cold, usual, warm = (chroma_of(film, tmp_path, Look(warmth=warmth)).mean((0, 2, 3)) for warmth in (-1, 0, 1))
+    assert warm[0] < usual[0] - 3 and cold[0] > usual[0] + 3  # Cb
+    assert warm[1] > usual[1] + 3 and cold[1] < usual[1] - 3  # Cr
+
+
+def test_stabilizing_makes_colours_steadier_the_more_of_it(tmp_path: Path) -> None:
+    colorizer = flickering(tmp_path)
+    film = films.make(tmp_path, replace(LOOKED_AT, frames=60, size=(128, 96)))
+    flicker = [
+        np.abs(np.diff(chroma_of(film, tmp_path, Look(stabilize=amount), colorizer=colorizer), axis=0)).mean()
+        for amount in (0, 0.5, 1)
+    ]
+    assert flicker[0] > 1.3 * flicker[1] > 1.3 * flicker[2]
+
+
+def built(folder: Path, name: str, nodes: list[Any], constants: dict[str, npt.NDArray[Any]], noise: int = 0) -> str:
+    """A colorizer file whose graph has these nodes, from `gray`: luma of (N, 1, h, w) in 0..1, at a quarter."""
+    inputs = [helper.make_tensor_value_info("luma", TensorProto.UINT8, ["N", 1, "H", "W"])]
+    if noise:
+        inputs.append(helper.make_tensor_value_info("noise", TensorProto.FLOAT, ["N", noise]))
+    output = helper.make_tensor_value_info("chroma", TensorProto.FLOAT, ["N", 2, "h", "w"])
+    first = [
+        helper.make_node("Cast", ["luma"], ["codes"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["codes", "white"], ["fine"]),
+        helper.make_node("AveragePool", ["fine"], ["gray"], kernel_shape=[4, 4], strides=[4, 4]),
+    ]
+    constants = {"white": np.array(255, np.float32), **constants}
+    graph = helper.make_graph(
+        [*first, *nodes],
+        name,
+        inputs,
+        [output],
+        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    manifest = Manifest("test", 64, 16, 4, "ycbcr-bt601-full", "Apache-2.0", noise_length=noise)
+    helper.set_model_props(model, manifest.to_metadata())
+    onnx.save(model, folder / f"{name}.onnx")
+    return str(folder / f"{name}.onnx")
+
+
+def stochastic(folder: Path) -> str:
+    """Paints everything in one colour, which its noise chooses, and a little by luma."""
+    mixing = np.random.default_rng(2).uniform(-0.2, 0.2, (8, 2)).astype(np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["noise", "mixing"], ["mixed"]),
+        helper.make_node("Unsqueeze", ["mixed", "axes"], ["hue"]),
+        helper.make_node("Mul", ["gray", "hue"], ["strong"]),
+        helper.make_node("Clip", ["strong", "low", "high"], ["chroma"]),
+    ]
+    constants = {
+        "mixing": mixing,
+        "axes": np.array([2, 3], np.int64),
+        "low": np.array(-0.4, np.float32),
+        "high": np.array(0.4, np.float32),
+    }
+    return built(folder, "stochastic", nodes, constants, noise=8)
+
+
+def flickering(folder: Path) -> str:
+    """Paints by a wild function of the whole picture's mean: motion and grain make it another from frame to frame."""
+    nodes = [
+        helper.make_node("ReduceMean", ["gray", "axes"], ["mean"]),
+        helper.make_node("Mul", ["mean", "wild"], ["angle"]),
+        helper.make_node("Sin", ["angle"], ["phase"]),
+        helper.make_node("Mul", ["phase", "strength"], ["hue"]),
+        helper.make_node("Mul", ["gray", "nothing"], ["flat"]),
+        helper.make_node("Add", ["flat", "hue"], ["chroma"]),
+    ]
+    constants = {
+        "axes": np.array([1, 2, 3], np.int64),
+        "wild": np.array([5000, 7000], np.float32).reshape(1, 2, 1, 1),
+        "strength": np.array(0.05, np.float32),
+        "nothing": np.array(0, np.float32),
+    }
+    return built(folder, "flickering", nodes, constants)
+
+
+def by_luma(folder: Path) -> str:
+    """Paints what is bright blue and what is dark red."""
+    nodes = [
+        helper.make_node("Sub", ["gray", "middle"], ["signed"]),
+        helper.make_node("Mul", ["signed", "strength"], ["chroma"]),
+    ]
+    constants = {
+        "middle": np.array(0.5, np.float32),
+        "strength": np.array([0.6, -0.6], np.float32).reshape(1, 2, 1, 1),
+    }
+    return built(folder, "by_luma", nodes, constants)
+
+
+def test_a_seed_chooses_a_colouring_and_the_same_seed_the_same(tmp_path: Path) -> None:
+    colorizer, film = stochastic(tmp_path), films.make(tmp_path, replace(LOOKED_AT, frames=110))
+    made = {}
+    for run_name, seed in (("zero", 0), ("one", 1), ("again", 1), ("two", 2)):
+        _, said = run(film, tmp_path / f"{run_name}.mkv", codec="ffv1", colorizer=colorizer, look=Look(seed=seed))
+        assert not any("seed" in text for text in said)
+        made[run_name] = reading.pictures(tmp_path / f"{run_name}.mkv")
+    assert (tmp_path / "one.mkv").read_bytes() == (tmp_path / "again.mkv").read_bytes()
+    means = {name: np.array([[plane.mean() - 128 for plane in one.planes[1:]] for one in made[name]]) for name in made}
+    for one, other in (("zero", "one"), ("one", "two"), ("zero", "two")):
+        assert np.abs(means[one].mean(0) - means[other].mean(0)).max() > 3
+    for mean in means.values():  # one colouring for the whole film
+        assert np.ptp(np.unwrap(np.arctan2(mean[:, 0], mean[:, 1]))) < 0.1
+
+
+def test_a_colorizer_of_one_style_says_that_a_seed_changes_nothing(tmp_path: Path) -> None:
+    film = films.make(tmp_path, replace(LOOKED_AT, frames=3))
+    _, said = run(film, tmp_path / "seed.mkv", codec="ffv1", look=Look(seed=5))
+    assert sum("default has one style only: --seed changes nothing" in text for text in said) == 1
+    _, said = run(film, tmp_path / "none.mkv", codec="ffv1")
+    assert not any("seed" in text for text in said)
+    assert (tmp_path / "seed.mkv").read_bytes() == (tmp_path / "none.mkv").read_bytes()
+
+
+def still(*colours: tuple[int, int, int]) -> bytes:
+    """A PNG of gray ramps tinted so (blue, green, red)."""
+    ramp = np.linspace(0.15, 1, 128)[np.newaxis, :, np.newaxis] * np.ones((32, 1, 1))
+    picture = np.concatenate([ramp * np.array(colour) for colour in colours]).astype(np.uint8)
+    return bytes(cv2.imencode(".png", picture)[1])
+
+
+@pytest.mark.parametrize(
+    ("colour", "plane", "sign"),
+    [((230, 120, 60), 0, 1), ((60, 120, 230), 1, 1), ((60, 200, 60), 1, -1)],
+    ids=["blue", "red", "green"],
+)
+def test_a_still_draws_the_films_colours_to_its_own(
+    colour: tuple[int, int, int], plane: int, sign: int, tmp_path: Path
+) -> None:
+    film = films.make(tmp_path, LOOKED_AT)
+    usual = chroma_of(film, tmp_path, Look()).mean((0, 2, 3))
+    drawn = chroma_of(film, tmp_path, Look(references=(still(colour),))).mean((0, 2, 3))
+    assert sign * (drawn[plane] - usual[plane]) > 2
+
+
+# --- fields ---
+
+
+WOVEN = [
+    pytest.param("film.mp4", "libx264", True, id="h264"),
+    pytest.param("film.mkv", "ffv1", True, id="ffv1"),
+    pytest.param("film.mkv", "ffv1", False, id="not marked"),
+]
+OUTPUTS = [("out.mp4", "h264"), ("out.mkv", "ffv1")]
+CODES = {"": 1, "tff": 2, "bff": 3}
+
+
+def orders(film: Path) -> set[str]:
+    """What the frames say of themselves."""
+    with av.open(str(film)) as container:
+        return {marked(frame) for frame in container.decode(video=0)}
+
+
+def stated_order(film: Path) -> int:
+    with av.open(str(film)) as container:
+        return cast(int, container.streams.video[0].codec_context.field_order)
+
+
+def combing(luma: npt.NDArray[Any]) -> float:
+    lines = luma.astype(int)
+    return float(np.abs(2 * lines[1:-1] - lines[:-2] - lines[2:]).mean())
+
+
+@pytest.mark.parametrize(("out", "codec"), OUTPUTS)
+@pytest.mark.parametrize("order", ["tff", "bff"])
+@pytest.mark.parametrize(("name", "source_codec", "is_marked"), WOVEN)
+def test_woven_fields_come_out_whole(
+    name: str, source_codec: str, is_marked: bool, order: str, out: str, codec: str, tmp_path: Path
+) -> None:
+    film = films.make_woven(tmp_path, order, name, source_codec, is_marked=is_marked)
+    _, said = run(film, tmp_path / out, codec=codec, deinterlace=True)
+    assert not any("field" in text or "interlace" in text for text in said)
+    before, after = reading.pictures(film), reading.pictures(tmp_path / out)
+    assert [picture.time for picture in after] == [picture.time for picture in before]
+    assert len(after) == 60
+    worst = max(combing(two.luma) / combing(one.luma) for one, two in zip(before, after, strict=True))
+    assert worst < 0.6
+    assert orders(tmp_path / out) == {""} and stated_order(tmp_path / out) in (0, CODES[""])
+    if codec == "ffv1":  # the field that comes first is the film's own
+        first = 0 if order == "tff" else 1
+        for one, two in zip(before, after, strict=True):
+            assert np.array_equal(one.luma[first::2], two.luma[first::2])
+
+
+@pytest.mark.parametrize(("out", "codec"), OUTPUTS)
+@pytest.mark.parametrize("order", ["tff", "bff"])
+@pytest.mark.parametrize(("name", "source_codec", "is_marked"), WOVEN)
+def test_interlaced_film_stays_as_it_is_unasked(
+    name: str, source_codec: str, is_marked: bool, order: str, out: str, codec: str, tmp_path: Path
+) -> None:
+    film = films.make_woven(tmp_path, order, name, source_codec, is_marked=is_marked)
+    _, said = run(film, tmp_path / out, codec=codec)
+    assert sum("fields are seen in the film that it does not mark" in text for text in said) == (not is_marked)
+    assert orders(tmp_path / out) == {order} and stated_order(tmp_path / out) == CODES[order]
+    if codec == "ffv1":
+        for one, two in zip(reading.pictures(film), reading.pictures(tmp_path / out), strict=True):
+            assert np.array_equal(one.luma, two.luma)
+
+
+def test_progressive_film_is_left_alone_by_deinterlacing(tmp_path: Path) -> None:
+    film = films.make(tmp_path, Kind("film.mkv", frames=40))
+    run(film, tmp_path / "asked.mkv", codec="ffv1", deinterlace=True)
+    run(film, tmp_path / "plain.mkv", codec="ffv1")
+    assert (tmp_path / "asked.mkv").read_bytes() == (tmp_path / "plain.mkv").read_bytes()
+
+
+def test_the_colours_of_each_field_follow_its_own_moment(tmp_path: Path) -> None:
+    film = films.make_woven(tmp_path, "tff", "film.mkv", "ffv1")
+    run(film, tmp_path / "out.mkv", codec="ffv1", colorizer=by_luma(tmp_path), look=Look(stabilize=0))
+    for picture in reading.pictures(tmp_path / "out.mkv")[5:30]:
+        for parity in (0, 1):
+            luma = picture.luma[parity::2].astype(float)  # each of its lines has one of chroma at twice the distance
+            for plane in picture.planes[1:3]:
+                chroma = plane[parity::2].astype(float)
+                rows = chroma.shape[0]
+                own = cv2.resize(luma, (plane.shape[1], rows), interpolation=cv2.INTER_AREA)
+                other = cv2.resize(
+                    picture.luma[1 - parity :: 2].astype(float), (plane.shape[1], rows), interpolation=cv2.INTER_AREA
+                )
+                fit, misfit = (abs(np.corrcoef(chroma.ravel(), guide.ravel())[0, 1]) for guide in (own, other))
+                assert fit > misfit + 0.005
+
+
+# --- strictness ---
+
+
+@pytest.mark.parametrize(
+    ("kind", "out", "words"),
+    [
+        (Kind("film.mkv", frames=10, time_base=MS, audio="aac", subtitle="ass"), "out.mp4", "subtitle stream 2"),
+        (Kind("film.mp4", frames=10), "out.mkv", "whole milliseconds"),
+        (Kind("film.h264", frames=10), "out.mp4", "no timestamps"),
+    ],
+    ids=["a subtitle too many", "a fine clock", "no clock"],
+)
+def test_strict_refuses_before_any_work_what_else_is_warned_of(
+    kind: Kind, out: str, words: str, tmp_path: Path
+) -> None:
+    film = films.make(tmp_path, kind)
+    _, said = run(film, tmp_path / out)
+    assert [text for text in said if words in text]
+    seen: list[int] = []
+    with (tmp_path / out).open("wb") as sink, pytest.raises(BadFilm, match=f"^--strict: .*{words}"):
+        settings = Settings(container=out[4:], strict=True)
+        colorize(FileSource(film), sink, settings, on_progress=lambda frames, _: seen.append(frames), pool=POOL)
+    assert not seen and not os.path.getsize(tmp_path / out)
+
+
+def test_strict_takes_a_film_that_loses_nothing(tmp_path: Path) -> None:
+    film = films.make(tmp_path, Kind("film.mkv", frames=10, time_base=MS, audio="aac", subtitle="ass"))
+    report, said = run(film, tmp_path / "out.mkv", strict=True)
+    assert report.frames == 10 and not said
+
+
+def test_strict_and_lenient_exclude_each_other(tmp_path: Path) -> None:
+    film = films.make(tmp_path, Kind("film.mkv", frames=2))
+    with pytest.raises(BadSettings, match=r"^--strict and --lenient exclude each other"):
+        run(film, tmp_path / "out.mkv", strict=True, lenient=True)
+
+
+# --- codecs and containers ---
+
+
+@pytest.mark.parametrize(
+    ("out", "codec", "tag"),
+    [
+        ("out.mkv", "av1", b"V_AV1"),
+        ("out.webm", "av1", b"V_AV1"),
+        ("out.mp4", "av1", b"av01"),
+        ("out.webm", "vp9", b"V_VP9"),
+        ("out.mp4", "vp9", b"vp09"),
+        ("out.mov", "prores", b"apch"),
+        ("out.mp4", "h265", b"hvc1"),
+        ("out.mov", "h265", b"hvc1"),
+        ("out.mkv", "h265", b"V_MPEGH/ISO/HEVC"),
+    ],
+)
+def test_every_codec_keeps_frames_and_times(out: str, codec: str, tag: bytes, tmp_path: Path) -> None:
+    pts = [40 * index + (7 if index % 3 == 1 else 0) for index in range(70)]
+    film = films.make(tmp_path, Kind("film.mkv", frames=70, gop=50, time_base=MS, pts=pts, options={"bf": "2", **LONG}))
+    report, said = run(film, tmp_path / out, codec=codec)
+    before, after = reading.pictures(film), reading.pictures(tmp_path / out)
+    assert report.frames == len(after) == 70 and not said
+    assert [picture.time for picture in after] == [time * MS for time in pts]
+    assert tag in (tmp_path / out).read_bytes()
+    for one, two in zip(before, after, strict=True):
+        scale = 1 << (two.depth - one.depth)
+        assert np.abs(two.luma.astype(float) - scale * one.luma.astype(float)).mean() / scale < 3
+    assert after[0].depth == (10 if codec == "prores" else 8)
+    assert max(picture.chroma_strength() for picture in after) > 1
+
+
+# --- clocks that are broken ---
+
+
+def rising(film: Path, count: int) -> list[Fraction]:
+    """The times of the film's frames, which are so many and in order."""
+    times = [picture.time for picture in reading.pictures(film)]
+    known = [time for time in times if time is not None]
+    assert len(known) == len(times) == count
+    assert all(a < b for a, b in pairwise(known))
+    return known
+
+
+def retimed(film: Path, times: Sequence[int]) -> Path:
+    """The same film, its frames shown at these milliseconds, in the order in which they were."""
+    out = film.with_name(f"retimed-{film.name}")
+    with av.open(str(film)) as source, av.open(str(out), "w") as target:
+        copy = target.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        new = dict(zip(sorted(packet.pts for packet in packets if packet.pts is not None), times, strict=True))
+        for packet, decoded in zip(packets, times, strict=True):
+            assert packet.pts is not None
+            packet.stream, packet.time_base = copy, MS
+            packet.dts, packet.pts = decoded - 100, new[packet.pts]
+            target.mux(packet)
+    return out
+
+
+@pytest.mark.parametrize("out", ["out.mkv", "out.mp4"])
+@pytest.mark.parametrize("bframes", ["0", "2"])
+def test_repeated_timestamps_are_told_apart(bframes: str, out: str, tmp_path: Path) -> None:
+    times = [40 * index for index in range(60)]
+    times[11] = times[10]
+    times[31] = times[32] = times[30]
+    kind = Kind("film.mkv", frames=60, gop=60, time_base=MS, pts=STEADY[:60], options={"bf": bframes, **LONG})
+    film = retimed(films.make(tmp_path, kind), times)
+    _, said = run(film, tmp_path / out, codec="ffv1")
+    made = rising(tmp_path / out, 60)
+    assert [time for place, time in enumerate(made) if place not in (11, 31, 32)] == [
+        time * MS for place, time in enumerate(times) if place not in (11, 31, 32)
+    ]
+    assert sum("3 frames at 0.00 s and after repeat timestamps" in text for text in said) == len(said) == 1
+    for before, after in zip(reading.pictures(film), reading.pictures(tmp_path / out), strict=True):
+        assert np.array_equal(before.luma, after.luma)
+
+
+@pytest.mark.parametrize("out", ["out.mkv", "out.mp4"])
+@pytest.mark.parametrize("bframes", ["0", "2"])
+def test_a_clock_that_jumps_back_carries_on(bframes: str, out: str, tmp_path: Path) -> None:
+    part = films.make(tmp_path, Kind("part.ts", frames=72, gop=24, audio="aac", options={"bf": bframes}))
+    film = tmp_path / "film.ts"
+    film.write_bytes(3 * part.read_bytes())
+    _, said = run(film, tmp_path / out, codec="ffv1")
+    times = rising(tmp_path / out, 3 * 72)
+    jumps = [text for text in said if "its clock jumps back after" in text and "times carry on from there" in text]
+    assert len(jumps) == 2
+    assert not [text for text in said if text not in jumps and "milliseconds" not in text]
+    steps = [b - a for a, b in pairwise(times)]
+    assert all(abs(step - Fraction(1, 24)) < MS for place, step in enumerate(steps) if place % 72 != 71)
+    assert all(Fraction(1, 50) < step < Fraction(1, 4) for step in steps[71::72])
+    once, sound = reading.tracks(part, "audio")[0], reading.tracks(tmp_path / out, "audio")[0]
+    assert sound.packets == 3 * once.packets
+    assert all(a < b for a, b in pairwise(sound.times))
+    count = len(once.packets)
+    for place in (1, 2):  # sound and picture jump together
+        moved = sound.times[place * count] - sound.times[0]
+        assert abs(moved - float(times[place * 72] - times[0])) < 0.002
+    source = reading.pictures(part)
+    for place, after in enumerate(reading.pictures(tmp_path / out)):
+        assert np.array_equal(source[place % 72].luma, after.luma)
+
+
+def without_some_times(film: Path, every: int) -> Path:
+    """An MPEG transport stream in which only one picture in so many says when it is shown."""
+    data, seen = bytearray(film.read_bytes()), 0
+    for start in range(0, len(data), 188):
+        if not data[start + 1] & 0x40:
+            continue  # no picture starts here
+        payload = start + 4 + (1 + data[start + 4] if data[start + 3] & 0x20 else 0)
+        if data[payload : payload + 4] != b"\0\0\1\xe0":
+            continue
+        seen += 1
+        if seen % every != 1:
+            length = data[payload + 8]
+            data[payload + 7] &= 0x3F
+            data[payload + 9 : payload + 9 + length] = b"\xff" * length
+    out = film.with_name(f"timeless-{film.name}")
+    out.write_bytes(data)
+    return out
+
+
+@pytest.mark.parametrize("bframes", ["0", "2"])
+@pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
+def test_frames_without_times_lie_between_their_neighbours(codec: str, bframes: str, tmp_path: Path) -> None:
+    """libav counts MPEG-2 itself, and of H.264 gives the times that are there."""
+    kind = Kind("film.ts", codec=codec, frames=130, time_base=Fraction(1, 25), gop=60, options={"bf": bframes, **LONG})
+    whole = films.make(tmp_path, kind)
+    film = without_some_times(whole, 4)
+    with av.open(str(film)) as container:
+        stated = [packet.pts for packet in container.demux(video=0) if packet.size]
+    assert (None in stated) == (codec == "libx264")
+    _, said = run(film, tmp_path / "out.mp4", codec="ffv1")
+    times, source = rising(tmp_path / "out.mp4", 130), reading.pictures(whole)
+    assert times == [picture.time for picture in source]
+    for before, after in zip(source, reading.pictures(tmp_path / "out.mp4"), strict=True):
+        assert np.array_equal(before.luma, after.luma)
+    if codec == "libx264":
+        assert any("have no timestamps of their own" in text for text in said)
+    else:
+        assert not said
