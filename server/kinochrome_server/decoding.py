@@ -6,6 +6,7 @@ import contextlib
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import cast
 
 import av.error
@@ -16,6 +17,9 @@ from kinochrome_proto.errors import BadFilm
 from .film import MAX_PIXELS, Facts, Segment, opened
 from .packets import Role, StoredPacket, read_packets
 from .sources import Source
+
+MOST_TIMELESS = 32
+"""Frames without timestamps that are held until one with a timestamp comes."""
 
 _HIDDEN_FRAMES = ("vp8", "vp9", "av1")  # packets of these may hold frames that are never shown
 
@@ -41,6 +45,8 @@ class Account:
     """Ticks by timestamp, as the packets say."""
     frames: int = 0
     """Of the segment's own."""
+    timeless: int = 0
+    """Frames whose times were made up, of those that have neighbours with times."""
     damaged: bool = False
     """Whether frames were left out because they cannot be decoded."""
     warnings: list[str] = field(default_factory=list)
@@ -95,17 +101,17 @@ class Decoder:
         Raises OutOfOrder when that turns out to be needed.
         """
         times = self._times(segment, account)
-        unique = len(set(times)) == len(times)
-        ranked = deque(sorted(times))
+        known = [time for time in times if time is not None]
+        unique = len(set(known)) == len(known)
+        ranked = deque(sorted(known))
         warming: deque[Shown] = deque(maxlen=before)
+        first, end = segment.wanted or (None, None)
         last: int | None = None
-        repeats = looked_ahead = 0
-        for frame in self._decoded(segment, account, lenient):
-            stored = cast(StoredPacket | None, frame.opaque)
-            role = stored.role if stored else Role.OWN
-            if stored is not None and stored.is_unshown:
-                continue
-            pts = stored.pts if stored is not None and stored.pts is not None else frame.pts
+        decoded = repeats = looked_ahead = 0
+        frames = self._with_roles(segment, account, lenient)
+        if self._facts.has_timestamps and not by_rank:
+            frames = self._spread(frames, account)
+        for role, pts, frame in frames:
             if role != Role.OWN:
                 if not self._fits(frame):
                     continue
@@ -114,13 +120,12 @@ class Decoder:
                 elif looked_ahead < after:
                     looked_ahead += 1
                     yield Shown(role, pts or 0, frame)
-                elif account.frames >= len(times):
+                elif decoded >= len(times):
                     break
                 continue
             self._check(frame)
             if not self._facts.has_timestamps:
-                place = segment.first_frame + account.frames
-                pts = round(place / (self._facts.frame_rate * self._facts.time_base))
+                pts = round((segment.begins + decoded / self._facts.frame_rate) / self._facts.time_base)
             elif by_rank and ranked:
                 pts = ranked.popleft()
             elif pts is None or (by_rank and last is not None):
@@ -131,21 +136,71 @@ class Decoder:
                 repeats += 1
                 pts = last + 1
             last = pts
+            decoded += 1
+            if first is not None and pts < first:
+                warming.append(Shown(Role.BEFORE, pts, frame))
+                continue
+            if end is not None and pts >= end:
+                if looked_ahead < after:
+                    looked_ahead += 1
+                    yield Shown(Role.AFTER, pts, frame)
+                continue
             account.frames += 1
             yield from warming
             warming.clear()
             yield Shown(role, pts, frame)
-        self._take_stock(segment, account, len(times), repeats)
+        self._take_stock(segment, account, len(times) - decoded, repeats)
 
-    def _times(self, segment: Segment, account: Account) -> list[int]:
-        """Timestamps of the segment's packets, in decoding order; those without one count as their decoding time."""
+    def _with_roles(
+        self, segment: Segment, account: Account, lenient: bool
+    ) -> Iterator[tuple[Role, int | None, VideoFrame]]:
+        """Frames that are shown, with their roles, and their times where their packets tell them."""
+        for frame in self._decoded(segment, account, lenient):
+            stored = cast(StoredPacket | None, frame.opaque)
+            if stored is not None and stored.is_unshown:
+                continue
+            pts = stored.pts if stored is not None and stored.pts is not None else frame.pts
+            yield stored.role if stored else Role.OWN, pts, frame
+
+    def _spread(
+        self, frames: Iterator[tuple[Role, int | None, VideoFrame]], account: Account
+    ) -> Iterator[tuple[Role, int | None, VideoFrame]]:
+        """The same, with frames that have no time put evenly between those that have."""
+        waiting: list[tuple[Role, VideoFrame]] = []
+        last: int | None = None
+        step = Fraction(self._facts.tick)
+
+        def placed() -> Iterator[tuple[Role, int | None, VideoFrame]]:
+            nonlocal last
+            start = last or 0
+            for place, (role, frame) in enumerate(waiting, 1):
+                account.timeless += role == Role.OWN
+                last = start + round(place * step)
+                yield role, last, frame
+            waiting.clear()
+
+        for role, pts, frame in frames:
+            if pts is None and last is not None:
+                waiting.append((role, frame))
+                if len(waiting) >= MOST_TIMELESS:
+                    yield from placed()
+                continue
+            if waiting and pts is not None and last is not None and pts > last:
+                step = Fraction(pts - last, len(waiting) + 1)
+            yield from placed()
+            last = pts
+            yield role, pts, frame
+        yield from placed()
+
+    def _times(self, segment: Segment, account: Account) -> list[int | None]:
+        """Timestamps of the segment's packets, or the times of their decoding, in that order."""
         times = []
         with segment.file.open("rb") as file:
             for packet in read_packets(file, with_data=False):
                 if packet.role != Role.OWN or packet.is_unshown:
                     continue
                 account.durations[packet.pts] = packet.duration
-                times.append(packet.pts if packet.pts is not None else packet.dts or 0)
+                times.append(packet.pts if packet.pts is not None else packet.dts)
         return times
 
     def _decoded(self, segment: Segment, account: Account, lenient: bool) -> Iterator[VideoFrame]:
@@ -188,12 +243,16 @@ class Decoder:
                 f"{frame.width}x{frame.height} {frame.format.name}{at}: split it there first"
             )
 
-    def _take_stock(self, segment: Segment, account: Account, expected: int, repeats: int) -> None:
+    def _take_stock(self, segment: Segment, account: Account, lost: int, repeats: int) -> None:
         at = f"at {segment.seconds:.2f} s and after"
+        if account.timeless:
+            account.warnings.append(
+                f"{self._source.name}: {account.timeless} frames {at} have no timestamps of their own: "
+                "they are put evenly between the others"
+            )
         if repeats:
             account.warnings.append(
                 f"{self._source.name}: {repeats} frames {at} repeat timestamps: they are shown right after"
             )
-        lost = expected - account.frames
         if lost > 0 and not account.damaged and self._codec.codec.canonical_name not in _HIDDEN_FRAMES:
             account.warnings.append(f"{self._source.name}: {lost} packets {at} gave no frame")

@@ -9,6 +9,7 @@ from __future__ import annotations  # av.Packet takes a parameter in its type st
 import contextlib
 import hashlib
 import io
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -90,14 +91,17 @@ class Segment:
     index: int
     file: Path
     """Its packets, with some of the video before and after, and those of the other streams that lie between."""
-    first_frame: int
-    """Video packets of the clip before this segment: where it starts, in films that have no timestamps."""
+    begins: Fraction
+    """When it starts, in films that have no timestamps: seconds on the output's clock."""
     packets: int
     """Of its video."""
     sha256: str
     """Of its video packets, hexadecimal."""
     seconds: float
     """When it starts, from the film's first moment."""
+    wanted: tuple[int, int | None] | None = None
+    """Of a clip whose packets do not tell when they are shown: the ticks from which on, and up to which, frames are
+    its own. Others that decoding gives are treated as the neighbours'."""
 
 
 @dataclass(frozen=True)
@@ -147,17 +151,17 @@ class Film:
     def __init__(self, source: Source, facts: Facts, clip: Clip = Clip()) -> None:
         """Raises BadFilm when it cannot be opened, BadSettings when it ends before the clip starts."""
         self.source, self.clip = source, clip
-        self.file, self.container = _open(source)
-        self.video = _video_stream(self.container, source)
         if clip.stop is not None and clip.stop <= clip.start:
             raise BadSettings(f"--to {float(clip.stop):g} s does not come after --from {float(clip.start):g} s")
         if facts.duration and clip.start >= facts.duration:
             raise BadSettings(
                 f"{source.name} ends at {float(facts.duration):g} s, before --from {float(clip.start):g} s"
             )
-        # Times of a clip are counted from where it starts, to the tick.
-        self._shift = Fraction(0) if clip.is_whole else facts.start + clip.start
-        self._shift -= self._shift % facts.time_base
+        self.file, self.container = _open(source)
+        self.video = _video_stream(self.container, source)
+        # Seconds by which times are moved: those of a clip are counted from where it starts, to the tick.
+        self.shift = Fraction(0) if clip.is_whole else facts.start + clip.start
+        self.shift -= self.shift % facts.time_base
         if not clip.is_whole and facts.duration:
             length = min(clip.stop or facts.duration, facts.duration) - clip.start
             facts = replace(facts, frames_expected=round(facts.frames_expected * length / facts.duration))
@@ -181,11 +185,24 @@ class Film:
         kept: list[Any] = []
         for chapter in self.container.chapters():
             time_base = Fraction(chapter["time_base"] or 1)
-            start, end = (max(chapter[key] * time_base - self._shift, Fraction(0)) for key in ("start", "end"))
+            start, end = (max(chapter[key] * time_base - self.shift, Fraction(0)) for key in ("start", "end"))
             if end > 0 and (length is None or start < length):
                 end = end if length is None else min(end, length)
                 kept.append({**chapter, "start": round(start / time_base), "end": round(end / time_base)})
         return kept
+
+    @property
+    def wanted(self) -> tuple[int, int | None] | None:
+        """See `Segment.wanted`."""
+        # AVI keeps times of decoding, raw streams none at all.
+        if self.clip.is_whole or (self.facts.has_timestamps and self.container.format.name != "avi"):
+            return None
+        first, last = self.clip.start, self.clip.stop
+        start, stop = (
+            None if time is None else math.ceil((self.facts.start + time - self.shift) / self.facts.time_base)
+            for time in (first, last)
+        )
+        return start or 0, stop
 
     def segments(
         self, file_of: Callable[[str], Path], *, lenient: bool, warn: Callable[[str], None]
@@ -220,8 +237,8 @@ class Film:
 
     def shifted(self, packet: StoredPacket) -> StoredPacket:
         """The same packet, in the clip's time."""
-        if self._shift:
-            ticks = round(self._shift / packet.time_base)
+        if self.shift:
+            ticks = round(self.shift / packet.time_base)
             packet.pts = None if packet.pts is None else packet.pts - ticks
             packet.dts = None if packet.dts is None else packet.dts - ticks
         return packet
@@ -293,7 +310,7 @@ class _Cutter:
         """Video packets of the film so far."""
         clip, facts = film.clip, film.facts
         self._start = facts.start + clip.start if clip.start else None
-        self._skipped = round(clip.start * facts.frame_rate)
+        self._wanted = film.wanted
         self._stop = None if clip.stop is None else facts.start + clip.stop
         self._past = 0
         self.is_past_clip = False
@@ -310,33 +327,37 @@ class _Cutter:
         if self._seen > MAX_FRAMES:
             raise BadFilm(f"{self._film.source.name} has more than {MAX_FRAMES:,} frames: cut it first")
         packet.role = Role.OWN
-        if not self._within(time):
+        if self._wanted:
+            reach = LOOK_AHEAD / facts.frame_rate  # frames are shown that much sooner than decoded, at most
+            if self._stop is not None and time is not None and time >= self._stop + reach:
+                packet.role = Role.AFTER
+        elif not self._within(time):
             packet.role = Role.BEFORE if self._is_before(time) else Role.AFTER
-            self._past += packet.role == Role.AFTER
-            self.is_past_clip = self._past > 3 * LOOK_AHEAD
+        self._past += packet.role == Role.AFTER
+        self.is_past_clip = self._past > 3 * LOOK_AHEAD
+        begins = (self._seen - 1) / facts.frame_rate - self._film.shift
         self._film.shifted(packet)
-        number = self._seen - 1 - self._skipped
         current = self._file()
-        if starts and packet.role == Role.BEFORE and not current.packets:
+        if starts and self._is_before(time) and (self._wanted or not current.packets):
             current.forget()  # of what is before a clip, the last group of pictures will do
         enough = MIN_SEGMENT_FRAMES if current.index else FIRST_SEGMENT_FRAMES
         if starts and packet.role == Role.OWN and current.packets >= enough:
             if self._waiting:
-                yield self._waiting.finish()
+                yield self._waiting.finish(self._wanted)
             self._waiting = current
             self._current = None
             current = self._file(self._waiting)
-        current.write(packet, starts, number)
+        current.write(packet, starts, begins)
         if self._waiting and self._waiting.look_ahead(packet):
-            yield self._waiting.finish()
+            yield self._waiting.finish(self._wanted)
             self._waiting = None
 
     def finish(self) -> Iterator[Segment]:
         """What is left at the film's end."""
         if self._waiting:
-            yield self._waiting.finish()
+            yield self._waiting.finish(self._wanted)
             self._waiting = None
-        yield self._file().finish()
+        yield self._file().finish(self._wanted)
         self._current = None
 
     def close(self) -> None:
@@ -366,17 +387,18 @@ class _SegmentFile:
     def __init__(self, index: int, path: Path) -> None:
         self.index, self.path = index, path
         self.file: BinaryIO = path.open("w+b")
-        self.packets = self._after = self._size = self._first_frame = 0
+        self.packets = self._after = self._size = 0
+        self._begins = Fraction(0)
         self._digest = hashlib.sha256()
         self._starts: list[tuple[int, int]] = []
         """(Bytes, video packets) before each packet at which decoding may start."""
         self._seconds: Fraction | None = None
 
-    def write(self, packet: StoredPacket, starts: bool = False, number: int = 0) -> None:
-        """Add a packet; `number` is its place in the film's video."""
+    def write(self, packet: StoredPacket, starts: bool = False, begins: Fraction = Fraction(0)) -> None:
+        """Add a packet; `begins` is when it is decoded, as frames are counted."""
         if packet.role == Role.OWN:
             if not self.packets:
-                self._first_frame = number
+                self._begins = begins
             if starts:
                 self._starts.append((self._size, self.packets))
             if self._seconds is None:
@@ -386,12 +408,17 @@ class _SegmentFile:
         self._size += write_packet(self.file, packet)
 
     def forget(self) -> None:
-        """Drop the video before the segment, gathered so far; packets of other streams stay."""
+        """Drop the video before the segment, gathered so far; what was the segment's own is now before it."""
         self.file.seek(0)
-        kept = [packet for packet in read_packets(self.file) if packet.role == Role.COPIED]
+        kept = [packet for packet in read_packets(self.file) if packet.role in (Role.COPIED, Role.OWN)]
         self.file.seek(0)
         self.file.truncate()
-        self._size = sum(write_packet(self.file, packet) for packet in kept)
+        self.packets = self._size = 0
+        self._digest, self._starts, self._seconds = hashlib.sha256(), [], None
+        for packet in kept:
+            if packet.role == Role.OWN:
+                packet.role = Role.BEFORE
+            self.write(packet)
 
     def look_ahead(self, packet: StoredPacket) -> bool:
         """Take a packet of the next segment; say whether that is enough."""
@@ -410,10 +437,10 @@ class _SegmentFile:
                 following.write(packet)
         self.file.seek(0, io.SEEK_END)
 
-    def finish(self) -> Segment:
+    def finish(self, wanted: tuple[int, int | None] | None) -> Segment:
         self.file.close()
         digest, seconds = self._digest.hexdigest(), float(self._seconds or 0)
-        return Segment(self.index, self.path, self._first_frame, self.packets, digest, seconds)
+        return Segment(self.index, self.path, self._begins, self.packets, digest, seconds, wanted)
 
     def discard(self) -> None:
         self.file.close()

@@ -26,9 +26,16 @@ from .film import Clip, Facts, Film, Segment
 from .journal import Journal, Record, film_identity
 from .looks import Look
 from .muxer import Muxer
+from .planes import Picture
 from .pool import WorkerPool
 from .sources import Source
 from .worker import Colorize, Job, Probe
+
+
+WORKER_BYTES = 250_000_000
+"""Memory of a worker besides pictures: libraries, a colorizer, an encoder's tables."""
+WORKER_FRAMES = 50
+"""Pictures that a worker holds: those that decoder, stabiliser and encoder wait with."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +122,11 @@ def colorize(
         # Whatever fails, readers that wait for more of the film are freed, and workers of this film stop.
         stack.push(_OnFailure(source.abandon))
         stack.push(_OnFailure(cancelled.set))
+        own_pool = pool is None
         pool = pool or stack.enter_context(WorkerPool())
         facts = Facts.from_plain(pool.submit(Probe(source), cancelled).result())
+        if own_pool:
+            pool.count = min(pool.count, _that_fit(facts.picture))
         film = stack.enter_context(Film(source, facts, settings.clip))
         facts = film.facts
         encoding = _encoding(codec, facts, settings)
@@ -188,6 +198,14 @@ def _encoding(codec: Codec, facts: Facts, settings: Settings) -> Encoding:
     encoding = Encoding.of(codec, replace(facts, picture=picture), pix_fmt=settings.pix_fmt, size=size)
     encoding.check()
     return encoding
+
+
+def _that_fit(picture: Picture) -> int:
+    """Workers for such pictures that the memory at hand holds (Linux's MemAvailable: free, or easily freed)."""
+    frame = 3 * picture.width * picture.height * (1 if picture.depth == 8 else 2) // 2
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    return max(1, available // (WORKER_BYTES + WORKER_FRAMES * frame))
 
 
 def caveats(facts: Facts, container: Container, deinterlace: bool = False) -> Iterator[str]:

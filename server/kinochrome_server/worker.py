@@ -144,9 +144,8 @@ class _Frame:
 
     role: Role
     pts: int
-    decoded: VideoFrame
-    luma: Plane
-    """(H, W), as decoded; a view of it."""
+    picture: tuple[VideoFrame, Plane] | None
+    """As decoded, and its luma (H, W), a view of it; None of frames that nobody will show or look at."""
     thumbnail: npt.NDArray[np.uint8]
     """(h, w), full range."""
     starts_shot: bool = False
@@ -217,7 +216,9 @@ class Painter:
 
     def _with_thumbnail(self, shown: Shown) -> _Frame:
         luma = luma_of(shown.frame, self._facts.picture)
-        return _Frame(shown.role, shown.pts, shown.frame, luma, thumbnail(luma, self._geometry))
+        # Pictures are large and stabilisers patient: only what is still wanted is held.
+        picture = (shown.frame, luma) if shown.role == Role.OWN or self._job.keep_color else None
+        return _Frame(shown.role, shown.pts, picture, thumbnail(luma, self._geometry))
 
     def _painted(self, frames: Iterator[_Frame], batch: int) -> Iterator[_Frame]:
         turns = self._geometry.turns  # the colorizer sees the film as it is shown
@@ -247,15 +248,16 @@ class Painter:
         encoder = self._encoding.open()
         composer = Composer(self._geometry, keep_color=self._job.keep_color, compare=self._job.compare)
         for frame in frames:
-            painted = self._grade(frame.thumbnail, frame.chroma)
             if frame.role == Role.OWN:
-                picture = composer.compose(frame.decoded, frame.luma, frame.thumbnail, painted, frame.starts_shot)
+                assert frame.picture is not None
+                painted = self._grade(frame.thumbnail, frame.chroma)
+                picture = composer.compose(*frame.picture, frame.thumbnail, painted, frame.starts_shot)
                 picture.pts, picture.time_base = frame.pts, self._facts.time_base
                 out.take(encoder.encode(picture))
                 out.frames += 1
                 tell(1)
-            elif frame.role == Role.BEFORE:
-                composer.watch(frame.decoded, frame.luma, frame.starts_shot)
+            elif frame.role == Role.BEFORE and frame.picture:
+                composer.watch(*frame.picture, frame.starts_shot)
         if out.frames:
             out.take(encoder.encode(None))
 

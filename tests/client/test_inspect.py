@@ -63,7 +63,7 @@ def test_streams_chapters_and_picture_are_told(tmp_path: Path) -> None:
     kind = Kind(
         "film.mkv",
         frames=110,
-        gop=50,
+        gop=100,
         time_base=MS,
         pts=range(0, 110 * 40, 40),
         pix_fmt="yuv422p10le",
@@ -93,8 +93,8 @@ def test_streams_chapters_and_picture_are_told(tmp_path: Path) -> None:
     assert (told["pix_fmt"], told["depth"], told["range"], told["matrix"]) == ("yuv422p10le", 10, "full", 1)
     assert told["fields"] == "progressive" and told["rotation"] == 0
     assert (told["frames"], told["frame_rate"], told["frame_rate_kind"]) == (110, 25, "constant")
-    assert told["segments"] == 3 - 1  # of 50 frames and of 60: what is left of a film stays with its last keyframe
-    assert told["shots"] == 1 and told["cuts"] == [] and told["in_colour"] == []
+    assert told["segments"] == 2  # one a keyframe, which are far apart here
+    assert told["cuts"] == [2.56] and told["in_colour"] == []  # where the camera of `films.pictures` jumps back
     people = rows(film)
     assert people["picture"] == "160x120, pixels 16:15, progressive"
     assert people["samples"] == "yuv422p10le, 10 bits, full range, matrix 1"

@@ -648,7 +648,7 @@ def retimed(film: Path, times: Sequence[int]) -> Path:
         for packet, decoded in zip(packets, times, strict=True):
             assert packet.pts is not None
             packet.stream, packet.time_base = copy, MS
-            packet.dts, packet.pts = decoded - 100, new[packet.pts]
+            packet.dts, packet.pts = decoded - 200, new[packet.pts]
             target.mux(packet)
     return out
 
