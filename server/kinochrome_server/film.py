@@ -204,6 +204,14 @@ class Film:
         )
         return start or 0, stop
 
+    def picture_in(self, index: int) -> bytes:
+        """The picture in a stream that holds one, such as a cover."""
+        with opened(self.source) as (container, _):
+            for packet in container.demux(container.streams[index]):
+                if packet.size:
+                    return bytes(packet)
+        return b""
+
     def segments(
         self, file_of: Callable[[str], Path], *, lenient: bool, warn: Callable[[str], None]
     ) -> Iterator[Segment]:

@@ -15,7 +15,7 @@ import av.error
 from av.bitstream import BitStreamFilterContext
 from av.container import OutputContainer
 from av.packet import Packet
-from av.stream import AttachmentStream, Stream
+from av.stream import AttachmentStream, Disposition, Stream
 from av.video.stream import VideoStream
 
 from kinochrome_proto.errors import BadFilm, BadSettings
@@ -23,6 +23,8 @@ from kinochrome_proto.errors import BadFilm, BadSettings
 from .codecs import Container, Encoding
 from .film import Film
 from .packets import Role, read_packets
+
+_MIME = {"mjpeg": "jpeg"}  # where an image's codec goes by another name
 
 
 class Muxer:
@@ -46,7 +48,7 @@ class Muxer:
         for stream in film.container.streams:
             if stream.index == film.video.index:
                 self.video = self._add_video(film.video, encoding, container)
-            elif (copy := self._add_copy(stream, container, warn)) is not None:
+            elif (copy := self._add_copy(stream, film, container, warn)) is not None:
                 self.copies[stream.index] = copy
         if self.chapters:
             self.output.set_chapters(self.chapters)
@@ -84,7 +86,9 @@ class Muxer:
         _carry_tags(source, video)
         return video
 
-    def _add_copy(self, stream: Stream, container: Container, warn: Callable[[str], None]) -> Stream | None:
+    def _add_copy(self, stream: Stream, film: Film, container: Container, warn: Callable[[str], None]) -> Stream | None:
+        if stream.disposition & Disposition.attached_pic and container.format == "matroska":
+            return self._attach_picture(stream, film)
         context = stream.codec_context
         name = context.codec.canonical_name if context else getattr(stream, "name", None) or "unknown codec"
         what = f"{stream.type} stream {stream.index} ({name})"
@@ -101,12 +105,19 @@ class Muxer:
             return None
         copy = _copy_layout(stream, self.output)
         _carry_tags(stream, copy)
-        if stream.type == "video":
+        if stream.type == "video" and not stream.disposition & Disposition.attached_pic:
             warn(f"{what} is copied as it is: one video stream is coloured, the first")
         if context is not None and context.name == "aac" and not context.extradata:
             # MPEG-TS frames each AAC packet with an ADTS header; other containers hold it once, apart.
             self.filters[stream.index] = BitStreamFilterContext("aac_adtstoasc", stream)
         return copy
+
+    def _attach_picture(self, stream: Stream, film: Film) -> Stream | None:
+        """A cover picture, which Matroska holds as an attachment."""
+        codec = stream.codec_context.codec.canonical_name if stream.codec_context else ""
+        ending = {"mjpeg": "jpg"}.get(codec, codec)
+        self.output.add_attachment(f"cover.{ending}", f"image/{_MIME.get(codec, codec)}", film.picture_in(stream.index))
+        return None
 
     def write(self, segment: Path, chunk: Path) -> None:
         """Add a coloured segment and, from its own file, what lay between its frames. Segments must come in order.

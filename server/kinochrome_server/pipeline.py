@@ -31,7 +31,6 @@ from .pool import WorkerPool
 from .sources import Source
 from .worker import Colorize, Job, Probe
 
-
 WORKER_BYTES = 250_000_000
 """Memory of a worker besides pictures: libraries, a colorizer, an encoder's tables."""
 WORKER_FRAMES = 50

@@ -72,6 +72,10 @@ def test_a_fade_is_no_cut() -> None:
     assert cuts(faded) == []
 
 
+def test_a_run_of_frames_that_have_nothing_in_common_is_no_run_of_shots() -> None:
+    assert cuts([frame for seed in range(30) for frame in scene(seed, 1)]) == []
+
+
 def test_a_cut_under_grain_and_flicker_is_found() -> None:
     assert cuts(scene(1, 25, grain=20, flicker=0.1) + scene(2, 25, grain=20, flicker=0.1)) == [25]
 

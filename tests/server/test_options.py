@@ -1,6 +1,8 @@
 """What each option of a run does to a film, with a lossless codec where planes are compared."""
 
 import os
+import struct
+import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -26,6 +28,7 @@ from kinochrome_server.pool import WorkerPool
 from kinochrome_server.sources import FileSource, Source
 from tests import films, promises, reading
 from tests.films import Kind, Shot
+from tests.server.serving import KINOCHROME
 
 MS = Fraction(1, 1000)  # the clock of Matroska: times in it survive exactly
 
@@ -161,6 +164,20 @@ def test_films_that_only_count_are_clipped_by_counting(name: str, first: int, bf
         assert np.array_equal(after.luma, before.luma)
 
 
+def test_a_clip_of_open_groups_of_pictures_has_all_its_frames(tmp_path: Path) -> None:
+    """Its first frames lean on the group of pictures before, and are shown before the keyframe that they come after."""
+    options = {"bf": "2", "b": "4M", "sc_threshold": "1000000000"}
+    film = films.make(tmp_path, Kind("film.m2v", codec="mpeg2video", frames=130, gop=15, options=options))
+    for clip in (Clip(Fraction(frame, 24) + Fraction(1, 100), Fraction(7, 2)) for frame in (43, 44, 45, 46)):
+        run(film, tmp_path / "out.mp4", clip=clip, codec="ffv1")
+        expected, coloured = within(reading.pictures(film), Fraction(0), clip), reading.pictures(tmp_path / "out.mp4")
+        assert len(coloured) == len(expected) > 30
+        for before, after in zip(expected, coloured, strict=True):
+            assert before.time is not None and after.time is not None
+            assert abs(after.time - (before.time - clip.start)) < Fraction(1, 10_000)
+            assert np.array_equal(before.luma, after.luma)
+
+
 @pytest.mark.parametrize("name", ["film.mp4", "film.mkv", "film.h264", "film.avi"])
 def test_clips_of_nothing_are_refused(name: str, tmp_path: Path) -> None:
     film = films.make(tmp_path, Kind(name, frames=48))
@@ -186,8 +203,8 @@ def interleaved(film: Path) -> Path:
     options = {"movflags": "+faststart"} if film.suffix == ".mp4" else {}
     with av.open(str(film)) as source, av.open(str(out), "w", container_options=options) as target:
         copies = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
-        packets = [packet for packet in source.demux() if packet.dts is not None]
-        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+        packets = [packet for packet in source.demux() if packet.size]
+        for packet in sorted(packets, key=lambda packet: (packet.dts or 0) * packet.time_base):
             packet.stream = copies[packet.stream_index]
             target.mux(packet)
     return out
@@ -274,7 +291,7 @@ def test_a_comparison_whose_halves_would_share_chroma_is_refused(tmp_path: Path)
 
 # --- shots in colour ---
 
-SHOTS = [Shot("gray"), Shot("colour"), Shot("tint"), Shot("colour", 30), Shot("toned"), Shot("gray")]
+SHOTS = [Shot("gray", 15), Shot("colour"), Shot("tint", 15), Shot("colour", 30), Shot("toned", 15), Shot("gray", 10)]
 
 
 def kinds_of(shots: Sequence[Shot]) -> list[str]:
@@ -383,7 +400,7 @@ def stochastic(folder: Path) -> str:
         helper.make_node("Mul", ["gray", "hue"], ["strong"]),
         helper.make_node("Clip", ["strong", "low", "high"], ["chroma"]),
     ]
-    constants = {
+    constants: dict[str, npt.NDArray[Any]] = {
         "mixing": mixing,
         "axes": np.array([2, 3], np.int64),
         "low": np.array(-0.4, np.float32),
@@ -402,7 +419,7 @@ def flickering(folder: Path) -> str:
         helper.make_node("Mul", ["gray", "nothing"], ["flat"]),
         helper.make_node("Add", ["flat", "hue"], ["chroma"]),
     ]
-    constants = {
+    constants: dict[str, npt.NDArray[Any]] = {
         "axes": np.array([1, 2, 3], np.int64),
         "wild": np.array([5000, 7000], np.float32).reshape(1, 2, 1, 1),
         "strength": np.array(0.05, np.float32),
@@ -417,7 +434,7 @@ def by_luma(folder: Path) -> str:
         helper.make_node("Sub", ["gray", "middle"], ["signed"]),
         helper.make_node("Mul", ["signed", "strength"], ["chroma"]),
     ]
-    constants = {
+    constants: dict[str, npt.NDArray[Any]] = {
         "middle": np.array(0.5, np.float32),
         "strength": np.array([0.6, -0.6], np.float32).reshape(1, 2, 1, 1),
     }
@@ -489,7 +506,7 @@ def orders(film: Path) -> set[str]:
 
 def stated_order(film: Path) -> int:
     with av.open(str(film)) as container:
-        return cast(int, container.streams.video[0].codec_context.field_order)
+        return container.streams.video[0].codec_context.field_order
 
 
 def combing(luma: npt.NDArray[Any]) -> float:
@@ -612,11 +629,13 @@ def test_strict_and_lenient_exclude_each_other(tmp_path: Path) -> None:
     ],
 )
 def test_every_codec_keeps_frames_and_times(out: str, codec: str, tag: bytes, tmp_path: Path) -> None:
-    pts = [40 * index + (7 if index % 3 == 1 else 0) for index in range(70)]
-    film = films.make(tmp_path, Kind("film.mkv", frames=70, gop=50, time_base=MS, pts=pts, options={"bf": "2", **LONG}))
+    pts = [40 * index + (7 if index % 3 == 1 else 0) for index in range(110)]
+    film = films.make(
+        tmp_path, Kind("film.mkv", frames=110, gop=100, time_base=MS, pts=pts, options={"bf": "2", **LONG})
+    )
     report, said = run(film, tmp_path / out, codec=codec)
     before, after = reading.pictures(film), reading.pictures(tmp_path / out)
-    assert report.frames == len(after) == 70 and not said
+    assert report.frames == len(after) == 110 and not said
     assert [picture.time for picture in after] == [time * MS for time in pts]
     assert tag in (tmp_path / out).read_bytes()
     for one, two in zip(before, after, strict=True):
@@ -735,3 +754,91 @@ def test_frames_without_times_lie_between_their_neighbours(codec: str, bframes: 
         assert any("have no timestamps of their own" in text for text in said)
     else:
         assert not said
+
+
+# --- through the command ---
+
+
+def kinochrome(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([KINOCHROME, "colorize", *arguments], capture_output=True, text=True, timeout=120)
+
+
+def boxes(film: Path) -> list[bytes]:
+    """The kinds of the boxes at the top of an MP4 file (ISO/IEC 14496-12)."""
+    data, start, kinds = film.read_bytes(), 0, []
+    while start < len(data):
+        size, kind = struct.unpack_from(">I4s", data, start)
+        kinds.append(kind)
+        start += size if size > 1 else struct.unpack_from(">Q", data, start + 8)[0] if size else len(data)
+    return kinds
+
+
+@pytest.mark.parametrize("out", ["out.mp4", "out.mov"])
+def test_a_finished_film_has_its_index_in_front(out: str, tmp_path: Path) -> None:
+    film = films.make(tmp_path, Kind("film.mp4", frames=120, gop=100, audio="aac", options=LONG))
+    done = kinochrome(film, "-o", tmp_path / out)
+    assert done.returncode == 0, done.stderr
+    kinds = boxes(tmp_path / out)
+    assert kinds.index(b"moov") < kinds.index(b"mdat") and b"moof" not in kinds
+    assert [picture.time for picture in reading.pictures(tmp_path / out)] == [Fraction(k, 24) for k in range(120)]
+    assert reading.tracks(tmp_path / out, "audio")[0].packets == reading.tracks(film, "audio")[0].packets
+
+
+def test_a_still_given_to_the_command_steers_the_film(tmp_path: Path) -> None:
+    film = films.make(tmp_path, LOOKED_AT)
+    (tmp_path / "blue.png").write_bytes(still((230, 120, 60)))
+    steered: list[str | Path] = ["--reference", tmp_path / "blue.png"]
+    for name, arguments in (("plain.mkv", []), ("blue.mkv", steered)):
+        done = kinochrome(film, "-o", tmp_path / name, "--codec", "ffv1", *arguments)
+        assert done.returncode == 0, done.stderr
+    plain, blue = (
+        np.mean([picture.planes[1].mean() for picture in reading.pictures(tmp_path / name)])
+        for name in ("plain.mkv", "blue.mkv")
+    )
+    assert blue > plain + 2
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "still.png cannot be read: No such file or directory"),
+        (b"not a picture", "--reference: still 1 is no picture that can be read: use JPEG, PNG, WebP or TIFF"),
+        (still((200, 200, 200)), "--reference: still 1 has no colour: use colour stills"),
+        (still((230, 120, 60))[:60], "--reference: still 1 is damaged: give another copy"),
+    ],
+    ids=["missing", "text", "gray", "damaged"],
+)
+def test_a_still_that_cannot_be_used_gives_one_line(content: bytes | None, words: str, tmp_path: Path) -> None:
+    film = films.make(tmp_path, LOOKED_AT)
+    if content is not None:
+        (tmp_path / "still.png").write_bytes(content)
+    before = sorted(tmp_path.iterdir())
+    done = kinochrome(film, "-o", tmp_path / "out.mp4", "--reference", tmp_path / "still.png")
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("kinochrome: ") and done.stderr.count("\n") == 1, done.stderr
+    assert words in done.stderr
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "words"),
+    [
+        ("0:02", "1.5", "--to 1.5 s does not come after --from 2 s"),
+        ("1:00:00", "", "before --from 3600 s"),
+        ("soon", "", "--from soon is no time: write seconds, minutes:seconds or hours:minutes:seconds"),
+    ],
+)
+def test_a_clip_that_cannot_be_gives_one_line(start: str, stop: str, words: str, tmp_path: Path) -> None:
+    film = films.make(tmp_path, Kind("film.mp4"))
+    done = kinochrome(film, "-o", tmp_path / "out.mp4", "--from", start, *(["--to", stop] if stop else []))
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("kinochrome: ") and done.stderr.count("\n") == 1, done.stderr
+    assert words in done.stderr
+    assert sorted(tmp_path.iterdir()) == [film]
+
+
+def test_a_clip_is_asked_for_as_people_write_time(tmp_path: Path) -> None:
+    film = films.make(tmp_path, Kind("film.mp4"))
+    done = kinochrome(film, "-o", tmp_path / "out.mp4", "--from", "0:00:00.5", "--to", "0:02")
+    assert done.returncode == 0, done.stderr
+    assert [picture.time for picture in reading.pictures(tmp_path / "out.mp4")] == [Fraction(k, 24) for k in range(36)]

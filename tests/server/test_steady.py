@@ -66,6 +66,33 @@ def test_flicker_goes_and_colour_stays_where_it_belongs(step: int) -> None:
     assert changes[1] < 0.5 * changes[0]
 
 
+def test_colour_travels_with_what_it_belongs_to() -> None:
+    """Stripes of colour on a moving wall: averaged in place, they would wash each other out."""
+    lumas, _ = moving(30, 4)
+    stripes = np.where(np.arange(4 * W) // 16 % 2, 0.2, -0.2).astype(np.float32)
+    truth = []
+    for index in range(30):
+        left = 120 + 4 * index
+        row = stripes[left : left + W].reshape(-1, 4).mean(1)
+        truth.append(np.broadcast_to(row, (2, H // 4, W // 4)).astype(np.float32))
+    for ours, right in zip(run(lumas, truth)[8:-8], truth[8:-8], strict=True):
+        inner = (slice(None), slice(None), slice(10, -10))  # what has been in the picture all along
+        assert np.abs(ours[inner] - right[inner]).mean() < 0.05
+
+
+@pytest.mark.parametrize("flicker", [0, 20], ids=["still", "flickering exposure"])
+def test_at_full_strength_a_still_picture_takes_the_plain_mean_of_its_window(flicker: int) -> None:
+    """One frame of another colour spreads over the frames that have it in their window, in equal parts."""
+    wall, count, odd = texture()[:, :W].clip(30, 225), 40, 20
+    lumas = [(wall + (flicker if index % 2 else -flicker)).astype(np.uint8) for index in range(count)]
+    chromas = [np.full((2, H // 4, W // 4), 0.34 if index == odd else 0.0, np.float32) for index in range(count)]
+    steadied = run(lumas, chromas, 1.0)
+    for index in range(WARM_UP, count - LOOKAHEAD):
+        inside = -LOOKAHEAD <= index - odd <= WARM_UP
+        expected = 0.34 / (WARM_UP + 1 + LOOKAHEAD) if inside else 0.0
+        assert float(np.median(steadied[index])) == pytest.approx(expected, abs=0.002)
+
+
 def test_what_moves_leaves_no_ghost() -> None:
     """A small coloured ball over a still wall: where it was, the wall has its own colour again."""
     wall = texture(2)[:, :W]
