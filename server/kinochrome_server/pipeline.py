@@ -31,6 +31,8 @@ from .pool import WorkerPool
 from .sources import Source
 from .worker import Colorize, Job, Probe
 
+MOST_DAMAGES = 10
+"""Warnings of single places in a film that are given one by one."""
 WORKER_BYTES = 250_000_000
 """Memory of a worker besides pictures: libraries, a colorizer, an encoder's tables."""
 WORKER_FRAMES = 50
@@ -154,13 +156,14 @@ def colorize(
         with run:
             for segment, record in run.chunks(segments):
                 for text in record.warnings:
-                    listener.on_warning(text)
+                    listener.on_damage(text)
                 coloured += record.frames
                 muxer.write(segment.file, kept.chunk_file(segment.index))
                 segment.file.unlink()
                 kept.drop(segment.index)
         if not coloured and not settings.clip.is_whole:
             raise BadSettings(f"{source.name} has no frame {settings.clip}")
+        listener.sum_up()
         if not coloured:
             raise BadFilm(f"{source.name}: not one frame of its video can be decoded")
         if muxer.frames != coloured:
@@ -230,7 +233,7 @@ class _Listener:
         strict: bool,
     ) -> None:
         self._on_progress, self._on_resumed, self._on_warning = on_progress, on_resumed, on_warning
-        self._strict = strict
+        self._strict, self._damages = strict, 0
         self._lock = threading.RLock()
         self._frames, self.resumed, self.expected = 0, 0, 0
 
@@ -244,6 +247,17 @@ class _Listener:
         with self._lock:
             self._frames += count
             self._on_progress(self._frames, self.expected)
+
+    def on_damage(self, text: str) -> None:
+        """Of single places in the film, of which there may be thousands: the first are told one by one."""
+        self._damages += 1
+        if self._strict or self._damages <= MOST_DAMAGES:
+            self.on_warning(text)
+
+    def sum_up(self) -> None:
+        """Tell of the damages that were not told one by one."""
+        if self._damages > MOST_DAMAGES:
+            self.on_warning(f"and {self._damages - MOST_DAMAGES} more places like these")
 
     def on_warning(self, text: str) -> None:
         if self._strict:

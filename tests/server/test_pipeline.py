@@ -330,6 +330,19 @@ def test_a_damaged_frame_is_refused_unless_lenient(tmp_path: Path) -> None:
     assert sum("cannot be decoded and is left out" in text for text in said) == 1
 
 
+def test_of_many_damages_the_first_are_told_and_the_rest_counted(tmp_path: Path) -> None:
+    film = films.make(tmp_path, Kind("film.mov", codec="png", pix_fmt="rgb24", frames=30))
+    data = bytearray(film.read_bytes())
+    places = [index for index in range(len(data)) if data[index : index + 4] == b"IHDR"]
+    for place in places[1:16]:
+        data[place + 4 : place + 12] = b"\0" * 8
+    film.write_bytes(data)
+    report, said = run(film, tmp_path / "out.mkv", codec="ffv1", lenient=True)
+    assert report.frames == 15
+    assert sum("cannot be decoded and is left out" in text for text in said) == 10
+    assert said[-1] == "and 5 more places like these"
+
+
 @pytest.mark.parametrize(
     ("kind", "suffix", "words"),
     [
