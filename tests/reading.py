@@ -23,6 +23,8 @@ class Picture:
     full_range: bool
     matrix: int
     rotation: int
+    patched: bool
+    """Whether parts of it were lost, and are the decoder's guess."""
 
     @property
     def luma(self) -> npt.NDArray[np.generic]:
@@ -47,7 +49,7 @@ def pictures(file: Path) -> list[Picture]:
 
 def _picture(frame: VideoFrame, time: Fraction | None) -> Picture:
     colorspace, full = frame.colorspace, frame.color_range == 2 or frame.format.name.startswith("yuvj")
-    rotation = frame.rotation
+    rotation, patched = frame.rotation, frame.is_corrupt
     if frame.format.is_rgb or frame.format.has_palette:
         matrix = 1 if frame.height > 576 or frame.width > 1024 else 6
         frame, full = frame.reformat(format="yuv444p", dst_colorspace=matrix, dst_color_range=1), False
@@ -57,7 +59,7 @@ def _picture(frame: VideoFrame, time: Fraction | None) -> Picture:
         dtype: type[np.uint8] | type[np.uint16] = np.uint8 if bits == 8 else np.uint16
         lines = np.frombuffer(memoryview(plane), dtype).reshape(plane.height, -1)
         planes.append(lines[:, : plane.width].copy())
-    return Picture(time, planes, bits, full, colorspace, rotation)
+    return Picture(time, planes, bits, full, colorspace, rotation, patched)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,8 @@ class Account:
     """Of the segment's own."""
     timeless: int = 0
     """Frames whose times were made up, of those that have neighbours with times."""
+    patched: int = 0
+    """Frames of which parts were lost, and made up by the decoder."""
     damaged: bool = False
     """Whether frames were left out because they cannot be decoded."""
     warnings: list[str] = field(default_factory=list)
@@ -124,6 +126,7 @@ class Decoder:
                     break
                 continue
             self._check(frame)
+            account.patched += frame.is_corrupt
             if not self._facts.has_timestamps:
                 pts = round((segment.begins + decoded / self._facts.frame_rate) / self._facts.time_base)
             elif by_rank and ranked:
@@ -249,6 +252,10 @@ class Decoder:
             account.warnings.append(
                 f"{self._source.name}: {account.timeless} frames {at} have no timestamps of their own: "
                 "they are put evenly between the others"
+            )
+        if account.patched:
+            account.warnings.append(
+                f"{self._source.name}: {account.patched} frames {at} are damaged: parts of them are the decoder's guess"
             )
         if repeats:
             account.warnings.append(

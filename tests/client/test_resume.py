@@ -20,10 +20,19 @@ from tests.server.serving import KINOCHROME
 FILM = Kind("film.mkv", size=(320, 240), frames=720, gop=48, audio="aac", options={"sc_threshold": "0", "bf": "2"})
 
 
-def start(*arguments: str | Path, mark: str = "", **options: object) -> "subprocess.Popen[str]":
+def _hear_signals() -> None:
+    """A suite that runs in the background ignores Ctrl-C, and so would what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def start(*arguments: str | Path, mark: str = "") -> "subprocess.Popen[str]":
     environment = {**os.environ, "KINOCHROME_TEST": mark}
-    return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
-        [KINOCHROME, "colorize", *arguments], stderr=subprocess.PIPE, text=True, env=environment, **options
+    return subprocess.Popen(
+        [KINOCHROME, "colorize", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=_hear_signals,
     )
 
 

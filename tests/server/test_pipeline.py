@@ -2,6 +2,7 @@
 
 import errno
 import io
+import re
 import threading
 from fractions import Fraction
 from itertools import pairwise
@@ -328,6 +329,17 @@ def test_a_damaged_frame_is_refused_unless_lenient(tmp_path: Path) -> None:
     report, said = run(film, tmp_path / "out.mkv", lenient=True)
     assert report.frames == 19
     assert sum("cannot be decoded and is left out" in text for text in said) == 1
+
+
+def test_frames_that_the_decoder_patched_up_are_not_passed_off_as_whole(tmp_path: Path) -> None:
+    film = films.make(tmp_path, Kind("film.h264", frames=60, gop=30, options={"bf": "0", "sc_threshold": "0"}))
+    units = film.read_bytes().split(b"\0\0\1")
+    lost = next(place for place, unit in enumerate(units) if unit and unit[0] & 0x1F == 5)  # the first IDR picture
+    film.write_bytes(b"\0\0\1".join(units[:lost] + units[lost + 1 :]))
+    _, said = run(film, tmp_path / "out.mkv")
+    assert any(re.search(r"\d+ frames at 0\.00 s and after are damaged: .* the decoder's guess", text) for text in said)
+    with pytest.raises(BadFilm, match="--strict: "):
+        run(film, tmp_path / "out.mkv", strict=True)
 
 
 def test_of_many_damages_the_first_are_told_and_the_rest_counted(tmp_path: Path) -> None:
