@@ -126,7 +126,8 @@ class Decoder:
                     break
                 continue
             self._check(frame)
-            account.patched += frame.is_corrupt
+            stored = cast(StoredPacket | None, frame.opaque)
+            account.patched += frame.is_corrupt or (stored is not None and stored.is_corrupt)
             if not self._facts.has_timestamps:
                 pts = round((segment.begins + decoded / self._facts.frame_rate) / self._facts.time_base)
             elif by_rank and ranked:
@@ -152,6 +153,11 @@ class Decoder:
             yield from warming
             warming.clear()
             yield Shown(role, pts, frame)
+        if not lenient and 4 * decoded < len(times) - 4:
+            raise BadFilm(
+                f"{self._source.name}: of {len(times)} packets at {segment.seconds:.2f} s and after only {decoded} can "
+                "be decoded: its keyframes may not be where it says; --lenient colours these"
+            )
         self._take_stock(segment, account, len(times) - decoded, repeats)
 
     def _with_roles(

@@ -96,7 +96,7 @@ class Segment:
     packets: int
     """Of its video."""
     sha256: str
-    """Of its video packets, hexadecimal."""
+    """Of its video packets and of those before and after that go with it, hexadecimal."""
     seconds: float
     """When it starts, from the film's first moment."""
     wanted: tuple[int, int | None] | None = None
@@ -412,7 +412,7 @@ class _SegmentFile:
             if self._seconds is None:
                 self._seconds = packet.time
             self.packets += 1
-            self._digest.update(f"{packet.pts} {packet.dts} {len(packet.data)} ".encode() + packet.data)
+        self._note(packet)
         self._size += write_packet(self.file, packet)
 
     def forget(self) -> None:
@@ -428,9 +428,16 @@ class _SegmentFile:
                 packet.role = Role.BEFORE
             self.write(packet)
 
+    def _note(self, packet: StoredPacket) -> None:
+        """Take what the segment's colours depend on into its digest."""
+        if packet.role != Role.COPIED:
+            self._digest.update(f"{packet.role} {packet.pts} {packet.dts} {len(packet.data)} ".encode() + packet.data)
+
     def look_ahead(self, packet: StoredPacket) -> bool:
         """Take a packet of the next segment; say whether that is enough."""
-        write_packet(self.file, replace(packet, role=Role.AFTER))
+        packet = replace(packet, role=Role.AFTER)
+        self._note(packet)
+        write_packet(self.file, packet)
         self._after += 1
         return self._after >= LOOK_AHEAD
 
@@ -469,21 +476,22 @@ class _Clock:
     def mend(self, packet: StoredPacket) -> None:
         """Move a packet to where it belongs after earlier jumps. All streams jump by the same amount."""
         stream = packet.stream
-        ticks = packet.dts if packet.dts is not None else packet.pts
-        if ticks is None:
-            return
-        time, added = ticks * packet.time_base, self._added.get(stream, Fraction(0))
-        newest = self._newest.get(stream)
-        if newest is not None and time + added < newest - self.BACK_S:
-            if added == self._latest or time + self._latest < newest - self.BACK_S:
-                self._latest = newest + packet.duration * packet.time_base - time
-                self._warn(f"{self._name}: its clock jumps back after {float(newest):.1f} s; times carry on from there")
-            added = self._added[stream] = self._latest
+        added = self._added.get(stream, Fraction(0))
+        # Times of decoding alone tell of jumps: those of showing go back and forth with B-frames.
+        if packet.dts is not None:
+            time, newest = packet.dts * packet.time_base, self._newest.get(stream)
+            if newest is not None and time + added < newest - self.BACK_S:
+                if added == self._latest or time + self._latest < newest - self.BACK_S:
+                    self._latest = newest + packet.duration * packet.time_base - time
+                    self._warn(
+                        f"{self._name}: its clock jumps back after {float(newest):.1f} s; times carry on from there"
+                    )
+                added = self._added[stream] = self._latest
+            self._newest[stream] = max(newest, time + added) if newest is not None else time + added
         if added:
             move = round(added / packet.time_base)
             packet.pts = None if packet.pts is None else packet.pts + move
             packet.dts = None if packet.dts is None else packet.dts + move
-        self._newest[stream] = max(newest, time + added) if newest is not None else time + added
 
 
 class _End:

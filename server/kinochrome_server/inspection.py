@@ -13,6 +13,8 @@ from typing import Any, BinaryIO, cast
 
 from av.stream import Stream
 
+from kinochrome_proto.errors import KinochromeError
+
 from . import colorizers
 from .chroma import Geometry, thumbnail
 from .codecs import Encoding, choose_codec, choose_container
@@ -256,7 +258,10 @@ def _estimate(source: Source, facts: Facts, found: _Found, pool: WorkerPool) -> 
     sample = Settings(clip=Clip(max(start, Fraction(0)), start + SAMPLE_S), lenient=True)
     with tempfile.TemporaryFile() as sink:
         begun = time.monotonic()
-        report = colorize(source, cast(BinaryIO, sink), sample, pool=pool)
+        try:
+            report = colorize(source, cast(BinaryIO, sink), sample, pool=pool)
+        except KinochromeError:  # such as of a film too deep for H.264: what it is can be told all the same
+            return 0.0
         taken = time.monotonic() - begun
     # The sample is one segment or two, so it ran on about one worker; a film keeps all of them busy.
     busy = min(pool.count, found.segments)

@@ -47,7 +47,14 @@ class Record:
 class Journal:
     """Chunks of one film. Use as a context manager: it is locked against a second run meanwhile."""
 
-    def __init__(self, folder: Path | None, identity: Mapping[str, Any], *, restart: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        identity: Mapping[str, Any],
+        *,
+        restart: bool = False,
+        scratch: Path | None = None,
+    ) -> None:
         """Open the journal in `folder`, or begin one.
 
         Args:
@@ -55,6 +62,7 @@ class Journal:
                 and nothing of which is forced to the disk.
             identity: film and settings, as plain JSON values.
             restart: throw away what an earlier run left there.
+            scratch: where a temporary folder is made; by default where the system has them.
 
         Raises OutputInTheWay when the folder cannot be written, another run holds it, or its journal is of another
         film or other settings.
@@ -64,7 +72,7 @@ class Journal:
         self._identity = json.loads(json.dumps(identity))
         try:
             if folder is None:
-                self.folder = Path(tempfile.mkdtemp(prefix="kinochrome-"))
+                self.folder = Path(tempfile.mkdtemp(prefix="kinochrome-", dir=scratch))
             else:
                 self.folder = folder
                 folder.mkdir(exist_ok=True)
@@ -73,9 +81,12 @@ class Journal:
             raise OutputInTheWay(f"{error.filename} cannot be written to: {error.strerror}") from None
         try:
             fcntl.flock(self._list, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self._list.close()
             raise OutputInTheWay(f"{self.folder} is in use: another run is colouring this film") from None
+        except OSError as error:
+            self._list.close()
+            raise OutputInTheWay(f"{self.folder} cannot be locked ({error.strerror}): choose -o elsewhere") from None
         try:
             if restart:
                 self._list.truncate(0)
@@ -190,7 +201,8 @@ class Journal:
         """Delete what was left half done."""
         keep = {self.chunk_file(index).name for index in self.records} | {_LIST}
         for entry in self.folder.iterdir():
-            if entry.name not in keep and entry.suffix in (".passing", ".chunk"):
+            ours = entry.suffix == ".passing" or (entry.suffix == ".chunk" and entry.stem.isdecimal())
+            if entry.name not in keep and ours:
                 entry.unlink(missing_ok=True)
 
 

@@ -45,6 +45,9 @@ class Muxer:
         self.copies: dict[int, Stream] = {}
         self.filters: dict[int, BitStreamFilterContext] = {}
         self.chapters = film.chapters()
+        self.tags = {*film.container.metadata, *film.video.metadata}
+        self._decoded: dict[int, int] = {}
+        """Newest decoding time of each copied stream, in its own ticks."""
         for stream in film.container.streams:
             if stream.index == film.video.index:
                 self.video = self._add_video(film.video, encoding, container)
@@ -54,6 +57,7 @@ class Muxer:
             self.output.set_chapters(self.chapters)
         self.frames = 0
         self._warn = warn
+        self._overlaps: set[int] = set()
         self._recent: list[int] = []
         self._last_pts: int | None = None
         self._moved = 0
@@ -87,11 +91,17 @@ class Muxer:
         return video
 
     def _add_copy(self, stream: Stream, film: Film, container: Container, warn: Callable[[str], None]) -> Stream | None:
-        if stream.disposition & Disposition.attached_pic and container.format == "matroska":
-            return self._attach_picture(stream, film)
+        if stream.disposition & Disposition.attached_pic:
+            if container.format == "matroska":
+                return self._attach_picture(stream, film)
+            if container.format != "mp4":
+                warn(f"the cover picture is left out: {container.format} cannot hold it; .mp4 and .mkv can")
+                return None
         context = stream.codec_context
         name = context.codec.canonical_name if context else getattr(stream, "name", None) or "unknown codec"
         what = f"{stream.type} stream {stream.index} ({name})"
+        if stream.type == "data" and "timecode" in self.tags and container.format in ("mp4", "mov"):
+            return None  # the muxer makes the timecode track anew, from the tag
         if stream.type == "data" and name == "bin_data" and self.chapters:
             return None  # the text track of MP4 chapters: the muxer makes a new one from the chapters
         try:
@@ -135,8 +145,13 @@ class Muxer:
                     raise BadFilm(f"{self.name}: its {what} cannot be written ({error.strerror})") from None
 
     def finish(self) -> None:
-        """Write what the container wants at its end. Only after this is the film whole."""
-        self.output.close()
+        """Write what the container wants at its end. Only after this is the film whole. Raises BadFilm."""
+        try:
+            self.output.close()
+        except av.error.FFmpegError as error:
+            if not isinstance(error, av.error.ArgumentError):
+                raise  # of the disk
+            raise BadFilm(f"{self.name}: the container refuses one of its streams at the end; try another -o") from None
 
     def abandon(self) -> None:
         """Give up: nothing more is written than libav insists on."""
@@ -186,7 +201,22 @@ class Muxer:
             bitstream_filter = self.filters.get(stored.stream)
             for out in bitstream_filter.filter(packet) if bitstream_filter else [packet]:
                 out.stream, out.time_base = copy, stored.time_base
+                self._keep_rising(out, stored.stream)
                 yield out
+
+    def _keep_rising(self, packet: Packet[Stream], stream: int) -> None:
+        """Decoding times must not fall; in recordings joined with an overlap they do."""
+        last = self._decoded.get(stream)
+        if packet.dts is None:
+            return
+        if last is not None and packet.dts < last:
+            if stream not in self._overlaps:
+                self._overlaps.add(stream)
+                at = float(packet.dts * (packet.time_base or 0))
+                self._warn(f"{self.name}: {packet.stream.type} overlaps itself near {at:.2f} s and is moved a little")
+            packet.dts = last
+            packet.pts = None if packet.pts is None else max(packet.pts, packet.dts)
+        self._decoded[stream] = packet.dts
 
 
 def _copy_layout(stream: Stream, output: OutputContainer) -> Stream:

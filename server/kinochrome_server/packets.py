@@ -19,7 +19,7 @@ from av.stream import Stream
 _HEADER = struct.Struct("<BBHqqqqqIH")
 _SIDE = struct.Struct("<BI")
 _NO_TIME = -(1 << 63)  # as libav's AV_NOPTS_VALUE
-_KEYFRAME, _UNSHOWN = 1, 2
+_KEYFRAME, _UNSHOWN, _CORRUPT = 1, 2, 4
 _SIDE_DATA = get_args(PktSideDataT)
 
 
@@ -49,6 +49,8 @@ class StoredPacket:
     is_keyframe: bool
     is_unshown: bool
     """An edit list says that it is decoded and not shown."""
+    is_corrupt: bool
+    """The container says that part of it is lost."""
     data: bytes
     side_data: tuple[tuple[int, bytes], ...] = ()
     """(Place in PyAV's list of types, content): palettes, samples to skip and the like."""
@@ -65,6 +67,7 @@ class StoredPacket:
             Fraction(packet.time_base) if packet.time_base else Fraction(1, 1_000_000),
             packet.is_keyframe,
             packet.is_discard,
+            packet.is_corrupt,
             bytes(packet),
             tuple((_SIDE_DATA.index(side.data_type), bytes(side)) for side in packet.iter_sidedata()),
         )
@@ -101,7 +104,7 @@ def write_packet(file: _Writable, packet: StoredPacket) -> int:
     parts = [
         _HEADER.pack(
             packet.role,
-            packet.is_keyframe * _KEYFRAME | packet.is_unshown * _UNSHOWN,
+            packet.is_keyframe * _KEYFRAME | packet.is_unshown * _UNSHOWN | packet.is_corrupt * _CORRUPT,
             packet.stream,
             _NO_TIME if packet.pts is None else packet.pts,
             _NO_TIME if packet.dts is None else packet.dts,
@@ -149,6 +152,7 @@ def read_packets(file: BinaryIO, *, with_data: bool = True) -> Iterator[StoredPa
             Fraction(numerator, denominator),
             bool(flags & _KEYFRAME),
             bool(flags & _UNSHOWN),
+            bool(flags & _CORRUPT),
             data,
             tuple(side_data),
         )

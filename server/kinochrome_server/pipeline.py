@@ -22,7 +22,7 @@ from . import colorizers
 from .codecs import Codec, Container, Encoding, choose_codec, choose_container
 from .compose import compared_size
 from .fields import deinterlaced
-from .film import Clip, Facts, Film, Segment
+from .film import Clip, Facts, Film, Segment, opened
 from .journal import Journal, Record, film_identity
 from .looks import Look
 from .muxer import Muxer
@@ -91,6 +91,7 @@ def colorize(
     server_only: bool = False,
     pool: WorkerPool | None = None,
     journal: Journal | None = None,
+    scratch: Path | None = None,
 ) -> Report:
     """Colour a film from `source` into `sink`, a file object that can seek.
 
@@ -100,12 +101,13 @@ def colorize(
         settings: how.
         on_progress: called with the frames coloured so far and those that the film says it has (0: it does not say).
         on_resumed: called with the frames that need not be coloured, for an earlier run has done so; may come again.
-        on_warning: called with what the user should know. All are called from several threads, one call at a time.
+        on_warning: called with what the user should know. Each is called from several threads, one call at a time.
         cancelled: set it from another thread to stop; `Cancelled` is raised.
         server_only: refuse colorizers named by file.
         pool: the workers; by default as many as there are cores, for this film alone.
         journal: of this film and these settings, from `journal_in`: the same call after an interruption carries on
             from there, to the same bytes. The caller removes it once the film is safe. By default nothing is kept.
+        scratch: a folder for passing files where there is no journal; by default the system's temporary one.
 
     Raises BadFilm, BadSettings, UnknownColorizer, BadColorizer, OutputInTheWay (of the journal), Cancelled, and
     OSError of the sink or the journal.
@@ -123,6 +125,9 @@ def colorize(
         # Whatever fails, readers that wait for more of the film are freed, and workers of this film stop.
         stack.push(_OnFailure(source.abandon))
         stack.push(_OnFailure(cancelled.set))
+        if source.size() is None:
+            with opened(source):
+                pass  # waits here for what a worker needs, not in a worker, whose silence would be taken for a hang
         own_pool = pool is None
         pool = pool or stack.enter_context(WorkerPool())
         facts = Facts.from_plain(pool.submit(Probe(source), cancelled).result())
@@ -146,7 +151,7 @@ def colorize(
             compare=settings.compare,
             durable=journal is not None,
         )
-        kept = journal or stack.enter_context(Journal(None, {}))
+        kept = journal or stack.enter_context(Journal(None, {}, scratch=scratch))
         listener.expected = facts.frames_expected
         muxer = Muxer(sink, film, container, encoding, listener.on_warning)
         stack.push(_OnFailure(muxer.abandon))
@@ -234,7 +239,7 @@ class _Listener:
     ) -> None:
         self._on_progress, self._on_resumed, self._on_warning = on_progress, on_resumed, on_warning
         self._strict, self._damages = strict, 0
-        self._lock = threading.RLock()
+        self._lock, self._warning_lock = threading.RLock(), threading.Lock()
         self._frames, self.resumed, self.expected = 0, 0, 0
 
     def on_resumed(self, count: int) -> None:
@@ -262,7 +267,8 @@ class _Listener:
     def on_warning(self, text: str) -> None:
         if self._strict:
             raise BadFilm(f"--strict: {text}")
-        with self._lock:
+        # A lock of its own: whoever is slow to hear a warning must not hold up workers, who report progress.
+        with self._warning_lock:
             self._on_warning(text)
 
 

@@ -80,7 +80,8 @@ class WorkerPool:
 
     def close(self) -> None:
         """End all workers; tasks still running raise Cancelled."""
-        self._closing.set()
+        with self._lock:
+            self._closing.set()
         for _ in self._threads:
             self._errands.put(None)
         for thread in self._threads:
@@ -102,8 +103,11 @@ class WorkerPool:
         The future raises what the task raised; BadFilm when it killed its worker TRIES times.
         """
         errand = _Errand(task, on_frames, cancelled or threading.Event())
-        self._errands.put(errand)
         with self._lock:
+            if self._closing.is_set():
+                errand.done.set_exception(Cancelled("cancelled"))
+                return errand.done
+            self._errands.put(errand)
             if not self._idle.acquire(blocking=False) and len(self._threads) < self.count:
                 thread = threading.Thread(target=self._serve, name=f"worker-{len(self._threads)}", daemon=True)
                 self._threads.append(thread)
@@ -201,30 +205,37 @@ class _Worker:
         self, task: Task, sparing: bool, tell: Callable[[int], None], unwanted: Callable[[], bool]
     ) -> dict[str, Any]:
         """Raises what the task raised, WorkerDied, and Cancelled once `unwanted` says so."""
-        heard = time.monotonic()
         try:
-            self._line.send((task, sparing))
-            while True:
-                while not self._line.poll(0.05):
-                    if unwanted():
-                        self.end()
-                        raise Cancelled("cancelled")
-                    if time.monotonic() - heard > SILENCE_S:
-                        self.end()
-                        raise WorkerDied(f"a worker said nothing for {SILENCE_S:.0f} s over it, {TRIES} times")
-                heard = time.monotonic()
-                said: dict[str, Any] = json.loads(self._line.recv_bytes())
-                if "frames" in said:
-                    if said["frames"]:
-                        tell(said["frames"])
-                elif "result" in said:
-                    result: dict[str, Any] = said["result"]
-                    return result
-                else:
-                    _raise(said)
+            said = self._answer(task, sparing, tell, unwanted)
         except (EOFError, ConnectionError):
             self.end()
             raise WorkerDied(f"it crashed its worker {TRIES} times ({self._how_it_ended()})") from None
+        except BaseException:
+            self.end()  # it may still be talking of this task: the next one must not hear it
+            raise
+        if "result" in said:
+            result: dict[str, Any] = said["result"]
+            return result
+        raise _error(said)
+
+    def _answer(
+        self, task: Task, sparing: bool, tell: Callable[[int], None], unwanted: Callable[[], bool]
+    ) -> dict[str, Any]:
+        """What the worker says of the task in the end."""
+        heard = time.monotonic()
+        self._line.send((task, sparing))
+        while True:
+            while not self._line.poll(0.05):
+                if unwanted():
+                    raise Cancelled("cancelled")
+                if time.monotonic() - heard > SILENCE_S:
+                    raise WorkerDied(f"a worker said nothing for {SILENCE_S:.0f} s over it, {TRIES} times")
+            heard = time.monotonic()
+            said: dict[str, Any] = json.loads(self._line.recv_bytes())
+            if "frames" not in said:
+                return said
+            if said["frames"]:
+                tell(said["frames"])
 
     def end(self) -> None:
         """Kill it: nothing it holds is wanted."""
@@ -241,15 +252,15 @@ class _Worker:
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
-def _raise(said: dict[str, Any]) -> None:
-    """Raise the error that a worker tells of."""
+def _error(said: dict[str, Any]) -> Exception:
+    """The error that a worker tells of."""
     if "reason" in said:
-        raise BY_REASON.get(said["reason"], KinochromeError)(said["text"])
+        return BY_REASON.get(said["reason"], KinochromeError)(said["text"])
     if "errno" in said:
-        raise OSError(said["errno"], said["text"], *([said["file"]] if said["file"] else []))
+        return OSError(said["errno"], said["text"], *([said["file"]] if said["file"] else []))
     if "memory" in said:
-        raise MemoryError
-    raise RuntimeError(f"a worker failed:\n{said['traceback']}")
+        return MemoryError()
+    return RuntimeError(f"a worker failed:\n{said.get('traceback')}")
 
 
 def usable_cores() -> int:

@@ -94,8 +94,12 @@ class ColorizerService(wire_grpc.ColorizerServiceServicer):
         except errors.BadSettings as fault:
             await _abort(context, fault)
         async with self._turn:
-            folder = Path(tempfile.mkdtemp(prefix="call-", dir=self._spool))
-            call = _Call(folder, settings, self._pool, asyncio.get_running_loop())
+            try:
+                folder = Path(tempfile.mkdtemp(prefix="call-", dir=self._spool))
+                call = _Call(folder, settings, self._pool, asyncio.get_running_loop())
+            except OSError as unwritable:
+                log.error("the spool cannot be used: %s", unwritable)
+                await _abort(context, _in_our_words(unwritable))
             reading = asyncio.create_task(call.read(requests, self._threads))
             colouring = asyncio.get_running_loop().run_in_executor(self._threads, call.run)
             try:
@@ -167,6 +171,7 @@ class _Call:
                 cancelled=self._cancelled,
                 server_only=True,
                 pool=self._pool,
+                scratch=self._coloured.parent,
             )
             size, sha256 = sink.digest()
         return wire.Finished(frames=report.frames, size=size, sha256=sha256)
@@ -217,7 +222,7 @@ def _in_our_words(fault: errors.KinochromeError | OSError) -> errors.KinochromeE
         return fault
     if fault.errno in (errno.ENOSPC, errno.EDQUOT):
         return errors.ServerFull("the server's disk is full: try again later")
-    return errors.ServerFailed(f"the server cannot store the film: {fault.strerror or fault}")
+    return errors.ServerFailed(f"the server cannot store the film: {fault.strerror or 'its log says why'}")
 
 
 async def _abort(context: Any, error: errors.KinochromeError) -> NoReturn:

@@ -337,5 +337,7 @@ class _Chunk:
         for packet in packets:
             duration = self._account.durations.get(packet.pts) or self._facts.tick
             time_base, is_keyframe = self._facts.time_base, packet.is_keyframe
-            stored = StoredPacket(Role.OWN, 0, packet.pts, None, duration, time_base, is_keyframe, False, bytes(packet))
+            stored = StoredPacket(
+                Role.OWN, 0, packet.pts, None, duration, time_base, is_keyframe, False, False, bytes(packet)
+            )
             write_packet(self, stored)

@@ -25,6 +25,7 @@ PACKETS = st.builds(
     st.fractions(min_value=Fraction(1, 10**9), max_value=10, max_denominator=10**9),
     st.booleans(),
     st.booleans(),
+    st.booleans(),
     st.binary(max_size=300),
     st.lists(st.tuples(st.integers(0, 30), st.binary(max_size=20)), max_size=3).map(tuple),
 )
@@ -74,7 +75,7 @@ def test_a_packet_for_libav_ends_in_padding_and_decodes_like_the_demuxed_one(tmp
 
 def test_side_data_survives() -> None:
     stored = StoredPacket(
-        Role.OWN, 0, 0, 0, 1, Fraction(1, 25), True, False, b"x" * 10, ((0, b"palette!"), (11, b"skip"))
+        Role.OWN, 0, 0, 0, 1, Fraction(1, 25), True, False, False, b"x" * 10, ((0, b"palette!"), (11, b"skip"))
     )
     packet = stored.packet()
     packet.time_base = Fraction(1, 25)

@@ -4,6 +4,7 @@ import errno
 import io
 import re
 import threading
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -165,6 +166,60 @@ def test_times_are_the_sources_exactly(suffix: str, shift: int, tmp_path: Path) 
     run(film, tmp_path / f"out{suffix}", codec="h264")
     assert [picture.time for picture in reading.pictures(film)] == [time * MS for time in times]
     assert [picture.time for picture in reading.pictures(tmp_path / f"out{suffix}")] == [time * MS for time in times]
+
+
+@pytest.mark.parametrize(
+    ("clock", "times"),
+    [(Fraction(1), range(30)), (MS, [0, 40, 3000, *range(3040, 3040 + 57 * 40, 40)])],
+    ids=["a frame a second", "a long pause"],
+)
+def test_slow_films_with_b_frames_are_not_taken_for_joined_ones(
+    clock: Fraction, times: Sequence[int], tmp_path: Path
+) -> None:
+    kind = Kind("film.mkv", time_base=clock, pts=times, frames=len(times), options={"bf": "3", "b-adapt": "0"})
+    film = films.make(tmp_path, kind)
+    _, said = run(film, tmp_path / "out.mp4")
+    assert [picture.time for picture in reading.pictures(tmp_path / "out.mp4")] == [time * clock for time in times]
+    assert not [text for text in said if "clock" in text]
+
+
+@pytest.mark.parametrize("suffix", [".mov", ".mp4"])
+def test_a_timecode_is_carried(suffix: str, tmp_path: Path) -> None:
+    plain = films.make(tmp_path, Kind("plain.mov", frames=10))
+    with av.open(str(plain)) as source, av.open(str(tmp_path / "film.mov"), "w") as target:
+        copy = target.add_stream_from_template(source.streams.video[0], opaque=True)
+        copy.metadata["timecode"] = "10:00:00:00"
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = copy
+                target.mux(packet)
+    _, said = run(tmp_path / "film.mov", tmp_path / f"out{suffix}")
+    assert not said
+    with av.open(str(tmp_path / f"out{suffix}")) as container:
+        assert container.streams.video[0].metadata["timecode"] == "10:00:00:00"
+        assert len(container.streams.data) == 1
+
+
+def test_sound_of_recordings_joined_with_an_overlap_is_moved_not_refused(tmp_path: Path) -> None:
+    kind = Kind("a.ts", codec="mpeg2video", frames=96, gop=12, audio="mp2")
+    one = films.make(tmp_path, kind).read_bytes()
+    with (
+        av.open(str(tmp_path / "a.ts")) as source,
+        av.open(str(tmp_path / "b.ts"), "w", container_options={"output_ts_offset": "3.6"}) as target,
+    ):
+        copies = {stream.index: target.add_stream_from_template(stream, opaque=True) for stream in source.streams}
+        for packet in source.demux():
+            if packet.size:
+                packet.stream = copies[packet.stream_index]
+                target.mux(packet)
+    film = tmp_path / "film.ts"
+    film.write_bytes(one + (tmp_path / "b.ts").read_bytes())
+    report, said = run(film, tmp_path / "out.mkv")
+    assert report.frames == len(reading.pictures(film))
+    assert any("audio overlaps itself" in text for text in said)
+    (sound,), (copied,) = reading.tracks(film, "audio"), reading.tracks(tmp_path / "out.mkv", "audio")
+    assert copied.packets == sound.packets
+    assert copied.times == sorted(copied.times)
 
 
 def test_mp4_keeps_a_film_clock_that_milliseconds_cannot(tmp_path: Path) -> None:

@@ -122,6 +122,23 @@ def test_cancelling_ends_the_worker_at_once(pool: WorkerPool, tmp_path: Path) ->
     assert not is_running(int(note.read_text().split()[0]))
 
 
+def test_a_listener_that_raises_does_not_mix_up_the_next_task(tmp_path: Path) -> None:
+    def complain(count: int) -> None:
+        raise ValueError("not now")
+
+    with WorkerPool(1) as pool:
+        with pytest.raises(ValueError, match="not now"):
+            pool.submit(Misbehave("full disk", tmp_path / "note"), on_frames=complain).result(30)
+        assert attempt(pool, "nothing", tmp_path)[0]["pid"]
+
+
+def test_a_closed_pool_takes_no_task(tmp_path: Path) -> None:
+    with WorkerPool(1) as pool:
+        attempt(pool, "nothing", tmp_path)
+    with pytest.raises(Cancelled):
+        pool.submit(Misbehave("nothing", tmp_path / "note")).result(5)
+
+
 def test_workers_are_kept_for_the_next_task(tmp_path: Path) -> None:
     with WorkerPool(1) as pool:
         assert attempt(pool, "nothing", tmp_path)[0] == attempt(pool, "nothing", tmp_path)[0]
