@@ -261,7 +261,8 @@ class Decoder:
             )
         if account.patched:
             account.warnings.append(
-                f"{self._source.name}: {account.patched} frames {at} are damaged: parts of them are the decoder's guess"
+                f"{self._source.name}: {account.patched} frames {at} are marked as damaged: "
+                "parts of them may be the decoder's guess"
             )
         if repeats:
             account.warnings.append(
