@@ -5,8 +5,8 @@
 Each clip's luma plane, as it is, is coloured frame by frame with the default colorizer. All figures are taken at the
 colorizer's working resolution and never across a cut:
 
-- CDC (colour distribution consistency, as TCVC's compute_hist.py): Jensen-Shannon divergence of the histograms of B, G
-  and R between frames 1, 2 and 4 apart; times 1000. It contains luma: gray frames have a floor of their own.
+- CDC, the colour distribution consistency (`kinochrome_trainer.consistency`), times 1000. It contains luma: gray frames
+  have a floor of their own.
 - warp error (as fast_blind_video_consistency's evaluate_WarpError.py, but with OpenCV's DIS flow on the gray frames in
   place of FlowNet2); times 10,000. Gray frames have a floor here too.
 - colourfulness (Hasler and Süsstrunk, original form with signed means) and PSNR against the truth.
@@ -37,6 +37,7 @@ from kinochrome_server.film import WARM_UP
 from kinochrome_server.looks import Look
 from kinochrome_server.planes import LUMA_WEIGHTS, Picture, luma_of, picture_of
 from kinochrome_server.steady import LOOKAHEAD, Stabilizer
+from kinochrome_trainer.consistency import cdc, histograms
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -165,30 +166,6 @@ def _rgb(
     return np.asarray(np.clip(np.stack((r, g, b), 2) + 0.5, 0, 255).astype(np.uint8))
 
 
-def cdc(frames: Bytes, cuts: list[bool]) -> float:
-    """Mean over spans 1, 2 and 4 of the mean divergence between histograms that far apart in a shot."""
-    histograms = np.stack(
-        [[np.bincount(frame[..., c].ravel(), minlength=256) / frame[..., c].size for c in range(3)] for frame in frames]
-    )
-    shots = np.cumsum(cuts)
-    spans = []
-    for span in (1, 2, 4):
-        together = shots[span:] == shots[:-span]
-        spans.append(_divergence(histograms[:-span][together], histograms[span:][together]).mean())
-    return float(np.mean(spans))
-
-
-def _divergence(p: npt.NDArray[np.float64], q: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Jensen-Shannon, natural logarithm, over the last axis."""
-    middle = (p + q) / 2
-
-    def against(part: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        ratio = np.divide(part, middle, out=np.ones_like(part), where=part > 0)
-        return np.asarray((part * np.log(ratio)).sum(-1))
-
-    return 0.5 * against(p) + 0.5 * against(q)
-
-
 @dataclass(frozen=True)
 class Way:
     """The motion from a frame to the next, on the gray frames."""
@@ -249,7 +226,7 @@ def psnr(frame: Bytes, truth: Bytes) -> float:
 
 def figures(frames: Bytes, clip: Clip, motion: list[Way]) -> Figures:
     return Figures(
-        1e3 * cdc(frames, clip.cuts),
+        1e3 * cdc(np.stack([histograms(frame) for frame in frames]), clip.cuts),
         1e4 * warp_error(frames, motion),
         float(np.mean([colourfulness(frame) for frame in frames])),
         float(np.mean([psnr(frame, truth) for frame, truth in zip(frames, clip.truth, strict=True)])),

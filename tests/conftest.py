@@ -1,10 +1,13 @@
 """Every test process keeps to one core: several that each use all of them wait for each other most of the time."""
 
 import os
+from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
 from typing import TYPE_CHECKING, Any, TextIO
+
+import pytest
 
 if TYPE_CHECKING:
     from tests.promises import Kept
@@ -33,3 +36,11 @@ def table(rows: "list[Kept]", out: "TextIO | Any") -> None:
     widths = [max(len(line[place]) for line in lines) for place in range(len(columns) + 1)]
     for line in lines:
         out.write("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n")
+
+
+@pytest.fixture(scope="session")
+def vgg(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of random VGG-19 weights."""
+    from tests.trainer import weights  # not above: most tests need no torch
+
+    return weights.vgg(tmp_path_factory.mktemp("weights") / "vgg19.pth")

@@ -287,6 +287,81 @@ def inspect(
 
 
 @app.command()
+def frames(
+    films: Annotated[list[Path], typer.Argument(metavar="FILM", help="The films: MP4, MKV, MOV, AVI, TS, WebM, ...")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="DIR", help="Where the stills go, a folder in it for each film.")
+    ],
+    per_shot: Annotated[int, typer.Option(min=1, max=64, help="Stills of a shot at most, spread over it.")] = 2,
+    every: Annotated[
+        float, typer.Option(min=1, metavar="SECONDS", help="Of a longer shot, one more still for each so many.")
+    ] = 10.0,
+    size: Annotated[
+        int, typer.Option(min=0, metavar="LINES", help="Short side; nothing is enlarged. 0: the film's own.")
+    ] = 256,
+    format_: Annotated[str, typer.Option("--format", help="jpg (quality 95, 4:4:4) or png (lossless).")] = "jpg",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the stills that an earlier run left in the films' folders.")
+    ] = False,
+    lenient: Annotated[bool, typer.Option("--lenient", help="Of a damaged film, take what can be read.")] = False,
+) -> None:
+    """Take stills from films, to train with: of each shot a few, the sharpest, no two alike.
+
+    They are DIR/FILM/TIME.jpg: the film's name without its ending, the time in milliseconds from its first moment.
+    Pixels are square, the picture upright, fields made whole, black bars cut off. A film in colour gives stills in
+    colour; one in gray, or tinted, gives gray ones. Left out are frames that are blurred, blank (black, white, next to
+    nothing, titles on black), damaged, or much like a still that is kept already, of this film or one before it.
+
+    A film that cannot be read is told of and the others are done; the exit code is 1 then. Nothing is left of a film
+    that was not read to its end, and nothing is overwritten unless you say --overwrite.
+
+    Examples:
+
+      kinochrome frames holiday.mp4 -o stills
+
+      kinochrome frames films/*.mkv -o stills --per-shot 3 --size 0 --format png
+
+      kinochrome frames colour/*.mp4 -o stills && kinochrome train default --color stills --out runs/mine
+
+      kinochrome frames old/*.mp4 -o gray && kinochrome train default --color stills --gray gray --out runs/old
+    """
+    from .progress import Display
+
+    gathering, sources, pools = (
+        _sibling(f"kinochrome_server.{name}", "server") for name in ("frames", "sources", "pool")
+    )
+    total, read = gathering.Tally(), 0
+    wanted = gathering.Wanted(per_shot, every, size, format_, lenient)
+    with (
+        _local_errors(lambda: f"films that were read to their end have their stills in {out}"),
+        pools.WorkerPool() as pool,
+    ):
+        gleaner = gathering.Gleaner(wanted, pool)
+        for film, folder in zip(films, gathering.folders(films, out, overwrite=overwrite), strict=True):
+            try:
+                if not film.is_file():
+                    raise BadFilm(f"{film} is not a file" if film.exists() else f"{film} does not exist")
+                with Display(f"looking at {film.name}", "frames", "fps") as display:
+                    tally = gleaner.glean(
+                        sources.FileSource(film),
+                        folder,
+                        overwrite=overwrite,
+                        on_progress=display.update,
+                        on_warning=display.warn,
+                    )
+            except BadFilm as error:
+                print(f"kinochrome: {error}", file=sys.stderr)
+                continue
+            print(f"{folder}: {tally.kept} stills, shots: {tally.shots}")
+            total.add(tally)
+            read += 1
+    dropped = f"{total.blurred} blurred, {total.duplicate} duplicate, {total.blank} blank, {total.damaged} damaged"
+    print(f"{read} of {len(films)} films, shots: {total.shots}, stills kept: {total.kept}, dropped: {dropped}")
+    if read < len(films):
+        raise typer.Exit(1)
+
+
+@app.command()
 def serve(
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Loopback address to serve on; port 0 takes a free one.")
@@ -311,21 +386,38 @@ def serve(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe by name (default, pix2pix) or a .toml file.")],
-    out: Annotated[Path, typer.Option(help="The run's folder: log, samples, checkpoints.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe by name, or a .toml file.")],
+    out: Annotated[Path, typer.Option(help="The run's folder: log, samples, checkpoints, report.html.")],
     color: Annotated[list[Path], typer.Option(help="Folder or zip archive of colour stills; may be given again.")],
     gray: Annotated[
-        list[Path] | None, typer.Option(help="Folder or zip of real black-and-white stills, shown in the samples.")
+        list[Path] | None,
+        typer.Option(
+            help="Folder or zip of real black-and-white stills: what the cyclegan recipes learn to colour (else gray "
+            "is made from half of the colour stills); the others show them in the samples."
+        ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps to train, instead of the recipe's.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Length of the run, instead of the recipe's; phases keep their shares.")
+    ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a setting, such as loss.l1=50.")
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Override a setting, such as loss.l1=50 or phases.0.size=64."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Carry the run on from its newest checkpoint.")] = False,
+    accelerator: Annotated[
+        str, typer.Option(help="auto, cpu, cuda or mps; auto takes a GPU where there is one.")
+    ] = "auto",
+    devices: Annotated[int, typer.Option(min=1, help="Processes to train with, each with a device of its own.")] = 1,
 ) -> None:
-    """Train a generator on colour stills. Ctrl-C saves; the same command with --resume carries on exactly there.
+    """Train a generator on stills. Ctrl-C saves; the same command with --resume carries on exactly there.
+
+    Recipes: cyclegan, cyclegan-unet, cyclegan-progressive, cyclegan-capsule, cyclegan-capsule-patch,
+    cyclegan-stochastic, pix2pix, pix2pix-perceptual, semi-supervised, translate; default is what ships.
 
     Example: kinochrome train default --color stills.zip --out runs/first
+
+    Stills from films: kinochrome frames OLD.mp4 -o gray; kinochrome frames NEW.mp4 -o color; then
+    kinochrome train semi-supervised --gray gray --color color --out runs/film
     """
     from .progress import Display
 
@@ -338,42 +430,112 @@ def train(
             note = f"{progress.pictures_per_second:.1f} pictures/s {terms}"
             display.update(progress.step, progress.steps, note)
 
-        overrides = [*(set_ or []), *([f"steps={steps}"] if steps else [])]
         try:
             done = loop.train(
-                recipes.load(recipe, overrides), out, colour=color, gray=gray or [], resume=resume, on_progress=show
+                recipes.load(recipe, set_ or []),
+                out,
+                colour=color,
+                gray=gray or [],
+                steps=steps,
+                resume=resume,
+                machine=loop.Machine(accelerator, devices),
+                on_progress=show,
+                on_warning=display.warn,
             )
         except KeyboardInterrupt:
             print(f"kinochrome: saved in {out}; the same command with --resume carries on", file=sys.stderr)
             raise typer.Exit(130) from None
-    print(f"{out}: {done} steps; next: kinochrome evaluate {out} --data STILLS, kinochrome export {out} -o MODEL.onnx")
+    if done is not None:
+        print(
+            f"{out}: {done} steps, see {out / 'report.html'}; next: kinochrome evaluate {out} --data STILLS, "
+            f"kinochrome export {out} -o MODEL.onnx"
+        )
 
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A training run's folder.")],
+    what: Annotated[
+        Path, typer.Argument(metavar="RUN|MODEL.onnx", help="A training run's folder, or a colorizer file.")
+    ],
     data: Annotated[list[Path], typer.Option(help="Folder or zip of held-out colour stills; may be given again.")],
-    size: Annotated[int | None, typer.Option(min=1, help="Lines to paint at; default: the size of training.")] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Lines to paint at; default: the size of training, or the colorizer's own."),
+    ] = None,
+    classifier: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE|imagenet",
+            help="SqueezeNet v1.0, a file of weights, or imagenet to fetch torchvision's: for the recognition rate "
+            "and a distance of deep features.",
+        ),
+    ] = "",
+    neighbours: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder or zip to seek nearest neighbours in, such as the training stills. Default: --data."),
+    ] = None,
+    sequences: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR|FILM", help="Colour clips, for steadiness: a film, a folder of frames, or of these."),
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of full scale within which a pixel counts as right.")
+    ] = 0.05,
+    seeds: Annotated[int, typer.Option(min=2, help="Colourings to compare, of a painter that has several.")] = 4,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the results go; default: RUN, or MODEL.evaluation.")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Measure a run's generator on held-out stills and keep the figures in the run, for `export` to pass on."""
-    import dataclasses
+    """Measure colours on held-out stills, each made gray first, beside painting nothing and trivial painters.
+
+    Left behind: evaluation.json, which `export` passes on; evaluation-stills.csv, still by still; evaluation-worst.jpg
+    and evaluation-best.jpg (gray, painted, true), by PSNR above that of gray. Behind ± is half of a 95 % interval.
+
+    Examples:
+
+      kinochrome evaluate runs/mine --data held-out.zip --neighbours stills.zip
+
+      kinochrome evaluate mine.onnx --data held-out.zip --classifier imagenet --sequences clips/
+    """
     import json
 
+    from . import report
     from .progress import Display
 
-    checkpoint = _sibling("kinochrome_trainer.checkpoint", "trainer")
-    metrics = _sibling("kinochrome_trainer.metrics", "trainer")
-    stills = _sibling("kinochrome_trainer.stills", "trainer")
-    with _training_errors():
-        system, recipe, step = checkpoint.restore(checkpoint.latest(run))
+    modules = ("evaluation", "stills", "sequences", "classifier")
+    evaluation, stills, clips, judges = (_sibling(f"kinochrome_trainer.{name}", "trainer") for name in modules)
+    with _training_errors(), Display("evaluating", "stills", "stills/s") as display:
+        painter, lines, head = _painter(what)
         held_out = stills.Stills(data)
-        with Display("evaluating", "stills", "stills/s") as display:
-            evaluation = metrics.evaluate(
-                system.average, held_out, size or recipe.data.size, lambda done: display.update(done, len(held_out))
-            )
-    table = {"step": step, **dataclasses.asdict(evaluation)}
-    (run / "evaluation.json").write_text(json.dumps(table, indent=2) + "\n")
-    print(json.dumps(table, indent=2))
+        found = evaluation.evaluate(
+            painter,
+            held_out,
+            size or lines,
+            threshold=threshold,
+            seeds=seeds,
+            classifier=judges.load(classifier) if classifier else None,
+            neighbours=stills.Stills(neighbours) if neighbours else None,
+            clips=clips.clips(sequences or []),
+            on_progress=display.update,
+        )
+        folder = out or (what.with_suffix(".evaluation") if what.suffix == ".onnx" else what)
+        evaluation.write(found, folder, painter, held_out, head)
+    if json_:
+        print(json.dumps({**head, **found.plain()}, indent=2))
+    else:
+        report.tables(evaluation.tables(found), [*found.notes, f"{folder}: {', '.join(evaluation.NAMES)}"])
+
+
+def _painter(what: Path) -> tuple[Any, int, dict[str, Any]]:
+    """The painter of a run or a colorizer file, its usual lines, and what to say of it in its evaluation."""
+    if what.suffix == ".onnx":
+        painter = _sibling("kinochrome_export.exported", "export").load(what)
+        step = painter.manifest.recipe.get("trained_steps")
+        return painter, painter.manifest.working_size, {"step": step, "model": what.name}
+    checkpoint = _sibling("kinochrome_trainer.checkpoint", "trainer")
+    system, recipe, step = checkpoint.restore(checkpoint.latest(what))
+    return system.average, recipe.size, {"step": step}
 
 
 @app.command()

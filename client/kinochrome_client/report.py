@@ -1,7 +1,7 @@
-"""What `kinochrome inspect` found, for people."""
+"""What `kinochrome inspect` and `kinochrome evaluate` found, for people."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +19,21 @@ def show(name: str, found: dict[str, Any]) -> None:
     for key, value in _rows(found):
         table.add_row(key, value)
     console.print(table)
+
+
+def tables(tables: Iterable[Any], notes: Iterable[str]) -> None:
+    """Print each `evaluation.Table`, then the notes."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for words in tables:
+        table = Table(box=None, title=words.title, title_justify="left")
+        for place, heading in enumerate(words.heading):
+            table.add_column(heading, justify="left" if place < 2 else "right", style="dim" if place == 1 else None)
+        for row in words.rows:
+            table.add_row(*row)
+        console.print(table)
+        console.print()
+    for note in notes:
+        console.print(note, highlight=False, markup=False)
 
 
 def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:

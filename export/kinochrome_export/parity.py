@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 import torch
 
-from kinochrome_proto.manifest import CHROMA, LUMA
+from kinochrome_proto.manifest import CHROMA, LUMA, NOISE
 
 from .graph import LumaToChroma
 
@@ -40,9 +42,12 @@ def measure(graph: LumaToChroma, file: Path, multiple: int) -> Parity:
         scale = max(multiple // 2, 1)
         luma = coarse.repeat(scale, 2).repeat(scale, 3)  # patches with edges, as pictures have
         luma = luma[:, :, : rows * multiple, : columns * multiple]
+        given: dict[str, npt.NDArray[Any]] = {LUMA: luma}
+        if length := graph.generator.noise_length:
+            given[NOISE] = chance.standard_normal((count, length), dtype=np.float32)
         with torch.no_grad():
-            expected = graph(torch.from_numpy(luma)).numpy()
-        (got,) = session.run([CHROMA], {LUMA: luma})
+            expected = graph(*map(torch.from_numpy, given.values())).numpy()
+        (got,) = session.run([CHROMA], given)
         if got.shape != expected.shape:
             raise ParityError(f"{file.name}: {luma.shape} gave {got.shape}, the network gives {expected.shape}")
         differences.append(np.abs(got - expected).ravel() * CODE_VALUES)

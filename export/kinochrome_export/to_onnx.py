@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import torch
 
-from kinochrome_proto.manifest import CHROMA, LUMA, Manifest
+from kinochrome_proto.manifest import CHROMA, LUMA, NOISE, Manifest
 from kinochrome_trainer import checkpoint, colour, recipe
 from kinochrome_trainer.errors import BadRun
 
@@ -45,11 +45,12 @@ def export(run: Path, target: Path, *, working_size: int | None = None, licence:
     generator = system.average
     manifest = Manifest(
         family=trained.system,
-        working_size=working_size or evaluation.get("working_size", trained.data.size),
+        working_size=working_size or evaluation.get("working_size", trained.size),
         size_multiple=generator.size_multiple,
         chroma_stride=generator.chroma_stride,
         chroma_encoding=colour.CHROMA_ENCODING,
         licence=licence,
+        noise_length=generator.noise_length,
         recipe={**recipe.to_table(trained), "trained_steps": step, "trained_on": data},
         evaluation=evaluation,
     )
@@ -69,19 +70,23 @@ def export(run: Path, target: Path, *, working_size: int | None = None, licence:
 
 
 def _write(graph: LumaToChroma, file: Path, multiple: int) -> None:
-    example = torch.zeros(2, 1, 4 * multiple, 6 * multiple, dtype=torch.uint8)
-    height, width = (
-        multiple * torch.export.Dim("rows", min=1, max=4096),
-        multiple * torch.export.Dim("columns", min=1, max=4096),
-    )
+    rows, columns = (torch.export.Dim(name, min=1, max=4096) for name in ("rows", "columns"))
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    names = [LUMA]
+    examples = [torch.zeros(2, 1, 4 * multiple, 6 * multiple, dtype=torch.uint8)]
+    shapes = {LUMA: {0: batch, 2: multiple * rows, 3: multiple * columns}}
+    if length := graph.generator.noise_length:
+        names.append(NOISE)
+        examples.append(torch.zeros(2, length))
+        shapes[NOISE] = {0: torch.export.Dim.AUTO}  # it is found to be the batch too
     program = torch.onnx.export(
         graph,
-        (example,),
+        tuple(examples),
         dynamo=True,
         opset_version=OPSET,
-        input_names=[LUMA],
+        input_names=names,
         output_names=[CHROMA],
-        dynamic_shapes={"luma": {0: torch.export.Dim("batch", min=1, max=4096), 2: height, 3: width}},
+        dynamic_shapes=shapes,
         external_data=False,
         verbose=False,
     )

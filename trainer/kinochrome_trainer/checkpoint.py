@@ -6,28 +6,39 @@ recipe, the step and the versions. A checkpoint rebuilds its system by itself: s
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
+from lightning_fabric import Fabric
 from safetensors.torch import save_file
 
 from . import recipe as recipes
 from . import systems
-from .errors import BadRun
+from .errors import BadRun, Diverged
 from .recipe import Recipe
+from .system import System
 
 KEPT = 2  # newest checkpoints of a run that stay on disk
 _SUFFIX = ".safetensors"
 
 
-def save(folder: Path, system: systems.System, recipe: Recipe, step: int) -> Path:
-    """Write the state after `step` steps, atomically; older checkpoints beyond KEPT are removed."""
+def save(folder: Path, system: System, recipe: Recipe, step: int) -> Path:
+    """Write the state after `step` steps, atomically; older checkpoints beyond KEPT are removed.
+
+    Raises Diverged, and writes nothing, when a weight is not finite.
+    """
     tensors = {
         f"{name}.{key}": value.contiguous()
         for name, module in system.modules.items()
         for key, value in module.state_dict().items()
     }
+    for name, value in tensors.items():
+        if not value.isfinite().all():
+            raise Diverged(f"{name} is not finite at step {step}; the last good checkpoint is in {folder}")
     for name, optimizer in system.optimizers.items():
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{name}.{index}.{key}": value.contiguous() for key, value in state.items()}
@@ -57,27 +68,43 @@ def latest(run: Path) -> Path:
     return found[-1]
 
 
-def restore(file: Path) -> tuple[systems.System, Recipe, int]:
-    """Rebuild (system, recipe, step) from a checkpoint. Raises BadRun when it is damaged."""
-    try:
-        with safetensors.safe_open(file, "pt") as archive:
-            metadata = archive.metadata() or {}
-            tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, safetensors.SafetensorError) as error:
-        raise BadRun(f"checkpoint {file} cannot be read: {error}") from None
+def described(file: Path) -> tuple[Recipe, int]:
+    """The (recipe, step) of a checkpoint. Raises BadRun when it is damaged."""
+    with _opened(file) as archive:
+        metadata = archive.metadata() or {}
     if "recipe" not in metadata or "step" not in metadata:
         raise BadRun(f"{file} is not a checkpoint of a training run: it holds no recipe")
-    recipe = recipes.from_table(json.loads(metadata["recipe"]))
-    system = systems.build(recipe)
+    return recipes.from_table(json.loads(metadata["recipe"])), int(metadata["step"])
+
+
+def restore(file: Path, fabric: Fabric | None = None) -> tuple[System, Recipe, int]:
+    """Rebuild (system, recipe, step) from a checkpoint, by default on the CPU. Raises BadRun when it is damaged."""
+    recipe, step = described(file)
+    with _opened(file) as archive:
+        tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118 - not a dict
+    system = systems.build(recipe, fabric)
     for name, module in system.modules.items():
         module.load_state_dict(_under(tensors, f"{name}."))
     for name, optimizer in system.optimizers.items():
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in _under(tensors, f"optimizer.{name}.").items():
             index, _, what = key.partition(".")
-            state.setdefault(int(index), {})[what] = value
+            # Laid out in memory as its parameter is: the fused optimizer goes through both as they lie.
+            like = parameters[int(index)]
+            laid_out = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+            state.setdefault(int(index), {})[what] = laid_out
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return system, recipe, int(metadata["step"])
+    return system, recipe, step
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    try:
+        with safetensors.safe_open(file, "pt") as archive:
+            yield archive
+    except (OSError, safetensors.SafetensorError) as error:
+        raise BadRun(f"checkpoint {file} cannot be read: {error}") from None
 
 
 def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -25,12 +25,18 @@ def rgb_to_ycbcr(rgb: Tensor) -> tuple[Tensor, Tensor]:
     return luma.unsqueeze(1), torch.stack(((blue - luma) / CB_SCALE, (red - luma) / CR_SCALE), 1)
 
 
-def ycbcr_to_rgb(luma: Tensor, chroma: Tensor) -> Tensor:
-    """The inverse of `rgb_to_ycbcr`; colours outside R'G'B' are clipped to 0..1."""
+def luma_of(rgb: Tensor) -> Tensor:
+    """(N, 3, H, W) R'G'B' -> (N, 1, H, W): Y' = KR·R' + KG·G' + KB·B'."""
+    return (rgb * rgb.new_tensor((KR, KG, KB)).view(1, 3, 1, 1)).sum(1, keepdim=True)
+
+
+def ycbcr_to_rgb(luma: Tensor, chroma: Tensor, *, clip: bool = True) -> Tensor:
+    """The inverse of `rgb_to_ycbcr`; colours outside R'G'B' are clipped to 0..1, unless `clip` is off."""
     y, cb, cr = luma[:, 0], chroma[:, 0], chroma[:, 1]
     red, blue = y + CR_SCALE * cr, y + CB_SCALE * cb
     green = (y - KR * red - KB * blue) / KG
-    return torch.stack((red, green, blue), 1).clamp(0, 1)
+    rgb = torch.stack((red, green, blue), 1)
+    return rgb.clamp(0, 1) if clip else rgb
 
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:

@@ -1,13 +1,15 @@
 """The training loop: one for every system. A run is a folder; the same command with --resume carries it on.
 
-    run/recipe.json        the recipe as resolved, the versions, the command's data
+    run/recipe.json        the recipe as resolved, the versions, the state of the code, the command's data
     run/log.csv            a line every LOG_EVERY steps: step, seconds since the start or resume, pictures per second,
-                           learning rate, mean losses
+                           crop size, learning rate, mean losses
+    run/events/            the same and the samples, for TensorBoard
     run/checkpoints/       the newest states, each whole
     run/samples/           sheets: gray, ours, truth
+    run/report.html        all of it on one page
 
-Everything random in step k follows from (seed, k), so a resumed run arrives at the weights of an
-uninterrupted one, bit for bit on a CPU with the same number of threads.
+Everything random in step k follows from (seed, k) and the process's rank, so a resumed run arrives at the weights of
+an uninterrupted one, bit for bit on a CPU with the same number of threads.
 """
 
 import csv
@@ -15,24 +17,29 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
+from PIL import Image
+from tensorboardX import SummaryWriter
 from torch import Tensor
 
-from . import checkpoint, samples, systems
+from . import checkpoint, provenance, report, samples, systems
 from . import recipe as recipes
-from .errors import BadRun, Diverged
-from .recipe import Recipe
-from .stills import Stills, batches, check, to_tensor
+from .errors import BadData, BadRecipe, BadRun, Diverged
+from .recipe import Phase, Recipe
+from .stills import Stills, batches, check, shrunk, to_tensor
+from .system import Batch, System
 
 LOG_EVERY = 20
 SAMPLE_STILLS = 8  # rows of a sample sheet for each of colour and gray
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}  # ours → Fabric's
 
 
 @dataclass(frozen=True)
@@ -45,102 +52,220 @@ class Progress:
     losses: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Machine:
+    """What a run trains on: not part of its recipe."""
+
+    accelerator: str = "auto"
+    """auto takes a GPU where there is one; or cpu, cuda, mps."""
+    devices: int = 1
+    """Processes, each with a device of its own; on a CPU they share its cores."""
+
+    def fabric(self, recipe: Recipe) -> Fabric:
+        """Lightning Fabric for them; not yet launched. Raises BadRecipe when the machine has no such devices."""
+        try:
+            return Fabric(
+                accelerator=self.accelerator,
+                devices=self.devices,
+                strategy="ddp" if self.devices > 1 else "auto",
+                precision=PRECISIONS[recipe.precision],  # type: ignore[arg-type] # one of its literals
+            )
+        except (ValueError, RuntimeError) as error:  # Lightning's MisconfigurationException is a ValueError
+            raise BadRecipe(f"cannot train on {self.devices} x {self.accelerator}: {error}".splitlines()[0]) from None
+
+
 def train(
     recipe: Recipe,
     run: Path,
     *,
     colour: Sequence[Path],
     gray: Sequence[Path] = (),
+    steps: int | None = None,
     resume: bool = False,
+    machine: Machine = Machine(),
     on_progress: Callable[[Progress], None] = lambda progress: None,
-) -> int:
-    """Train until `recipe.steps`; return the number of steps done.
+    on_warning: Callable[[str], None] = lambda text: None,
+) -> int | None:
+    """Train to the end of the recipe's last phase; return the number of steps done, or None beside the first process.
 
     Args:
         recipe: what to train.
         run: the run's folder.
         colour: folders or zip archives of colour stills.
-        gray: folders or zips of real black-and-white stills; pix2pix shows them in the sample sheets.
-        resume: carry on from the newest checkpoint. Recipe and stills must be those of the run, save for `steps`.
+        gray: folders or zips of real black-and-white stills: the domain X of unpaired systems, which otherwise make
+            it from half of the colour stills; paired ones show them in the sample sheets.
+        steps: length of the run, instead of the recipe's.
+        resume: carry on from the newest checkpoint. Recipe and stills must be those of the run, save for its length.
+        machine: devices to train on. With several, each process runs this function; only the first writes and calls
+            back, and a step's batch is shared out among them.
         on_progress: called after each step.
+        on_warning: called with a line for people: broken stills, a cache that could not be written.
 
     Ctrl-C ends the run after the step in hand, with a checkpoint, and then raises KeyboardInterrupt.
     Raises BadRun when the folder holds a run and `resume` is off, BadData, BadRecipe, Diverged.
     """
-    stills, gray_stills = Stills(colour), Stills(gray)
-    check(stills)
+    colour_stills, gray_stills = Stills(colour), Stills(gray)
+    recipe = recipe.resolved(len(colour_stills), steps)
+    fabric = machine.fabric(recipe)
+    fabric.launch()
+    for index, phase in enumerate(recipe.phases):
+        if phase.batch % fabric.world_size:
+            raise BadRecipe(
+                f"phases.{index}.batch {phase.batch} cannot be shared out evenly to {fabric.world_size} devices"
+            )
     described = {
         "recipe": recipes.to_table(recipe),
-        "data": {"colour": [source.name for source in colour], "stills": len(stills), "gray": [g.name for g in gray]},
-        "versions": {"torch": torch.__version__},
+        "data": {
+            "colour": [source.name for source in colour],
+            "stills": len(colour_stills),
+            "gray": [source.name for source in gray],
+            "gray_stills": len(gray_stills),
+        },
+        "versions": provenance.versions(),
+        "git": provenance.git_state(Path(__file__).parent),
     }
+    # Only the first process looks at the folder: by the time that another one does, the first may be writing in it.
+    fault = _claim(run, recipe, described, resume) if fabric.is_global_zero else ""
+    if fault := fabric.broadcast(fault):
+        raise BadRun(fault)
     if resume:
-        system, trained, first = checkpoint.restore(checkpoint.latest(run))
-        _check_same(run, trained, recipe, described)
-        _trim_log(run / "log.csv", first)
+        system, _, first = checkpoint.restore(checkpoint.latest(run), fabric)
     else:
-        if run.is_file():
-            raise BadRun(f"{run} is a file: name a folder with --out")
-        if run.exists() and any(run.iterdir()):
-            raise BadRun(f"{run} is not empty: add --resume to carry it on, or choose another --out")
-        system, first = systems.build(recipe), 0
-        run.mkdir(parents=True, exist_ok=True)
-    (run / "recipe.json").write_text(json.dumps(described, indent=2) + "\n")
-    shown = _shown(stills, recipe), _shown(gray_stills, recipe)
+        system, first = systems.build(recipe, fabric), 0
+    if system.UNPAIRED and recipe.data.keep_color and not gray:
+        raise BadData("this recipe translates between two sets of pictures: name them with --gray and --color")
+    largest = math.ceil(max(phase.size for phase in recipe.phases) / recipe.data.zoom)
+    y, x = colour_stills, gray_stills
+    if system.UNPAIRED and not gray:
+        y, x = colour_stills.halves(recipe.seed)
+    warn = on_warning if fabric.is_global_zero else lambda text: None
+    with fabric.rank_zero_first():  # which makes the copies that the others then find
+        y, x = (shrunk(stills, largest, on_warning=warn) if len(stills) else stills for stills in (y, x))
+    for stills in (y, x):
+        if len(stills) and (broken := check(stills)):
+            warn(f"{broken} stills are broken; others stand in for them")
+    torch.set_flush_denormal(True)  # numbers too small to matter are slow to compute with on a CPU
     stop = _StopRequest()
-    with stop, (run / "log.csv").open("a", newline="") as file:
-        log = _Log(file)
-        feed = batches(stills, recipe.data, batch=recipe.batch, seed=recipe.seed, first_step=first, steps=recipe.steps)
+    with stop, _Record(run, recipe, system, fabric, first) as record:
+        record.shown = _shown(colour_stills, recipe), _shown(gray_stills, recipe)
         step = first
-        for rgb in feed:
-            _schedule(system, recipe, step)
-            chance = torch.Generator().manual_seed(_step_seed(recipe.seed, step))
-            torch.manual_seed(_step_seed(recipe.seed, step))  # for dropout
-            report = system.step(rgb.float() / 255, step, chance)
-            step += 1
-            if not all(map(math.isfinite, report.values())):
-                raise Diverged(f"loss is {report} at step {step}; the last good checkpoint is in {run / 'checkpoints'}")
-            speed = log.add(step, recipe, report, system)
-            on_progress(Progress(step, recipe.steps, speed, report))
-            last = step == recipe.steps or stop.requested
-            if last or step % recipe.sample_every == 0:
-                page = samples.sheet(system.average, *shown, lines=recipe.data.size)
-                samples.save(page, run / "samples" / f"step-{step:08d}.jpg")
-            if last or step % recipe.checkpoint_every == 0:
-                file.flush()
-                checkpoint.save(run / "checkpoints", system, recipe, step)
-            if stop.requested:
-                raise KeyboardInterrupt
-    return step
+        for phase, start, end in recipe.stretches():
+            if end <= first:
+                continue
+            feed = _feed(y, x if system.UNPAIRED else None, recipe, phase, max(start, first), end, fabric)
+            for colour_batch, gray_batch in feed:
+                _schedule(system, recipe, phase, step)
+                seed = _step_seed(recipe.seed, step, fabric.global_rank)
+                torch.manual_seed(seed)  # for dropout
+                batch = Batch(
+                    _on(fabric, colour_batch), None if gray_batch is None else _on(fabric, gray_batch), len(gray) > 0
+                )
+                losses = system.step(batch, step, torch.Generator(fabric.device).manual_seed(seed))
+                step += 1
+                losses, stopping = _agreed(losses, stop.requested, fabric)
+                if not all(map(math.isfinite, losses.values())):
+                    raise Diverged(
+                        f"loss is {losses} at step {step}; the last good checkpoint is in {run / 'checkpoints'}"
+                    )
+                last = step == recipe.steps or stopping
+                speed = record.add(step, phase, losses, last=last)
+                if fabric.is_global_zero:
+                    on_progress(Progress(step, recipe.steps, speed, losses))
+                if stopping:
+                    raise KeyboardInterrupt
+    return step if fabric.is_global_zero else None
+
+
+def _feed(
+    y: Stills, x: Stills | None, recipe: Recipe, phase: Phase, first: int, end: int, fabric: Fabric
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Batches of colour, and of gray for unpaired systems, of a phase's steps from `first` on."""
+
+    def drawn(stills: Stills, stream: int) -> Iterator[Tensor]:
+        return batches(
+            stills,
+            recipe.data,
+            size=phase.size,
+            batch=phase.batch,
+            seed=recipe.seed,
+            first_step=first,
+            steps=end,
+            stream=stream,
+            share=(fabric.global_rank, fabric.world_size),
+        )
+
+    if x is None:
+        return ((batch, None) for batch in drawn(y, 0))
+    return zip(drawn(y, 0), drawn(x, 1), strict=True)
+
+
+def _on(fabric: Fabric, batch: Tensor) -> Tensor:
+    """uint8 (N, 3, H, W) -> 0..1, on the device."""
+    return fabric.to_device(batch).float() / 255
+
+
+def _agreed(losses: dict[str, float], stopping: bool, fabric: Fabric) -> tuple[dict[str, float], bool]:
+    """Mean losses over the processes, and whether any of them was asked to stop: all stop after the same step."""
+    if fabric.world_size == 1:
+        return losses, stopping
+    row = torch.tensor([float(stopping), *losses.values()], dtype=torch.float64, device=fabric.device)
+    row = cast(Tensor, fabric.all_reduce(row, reduce_op="mean"))
+    asked, *means = row.tolist()
+    return dict(zip(losses, means, strict=True)), asked > 0
+
+
+def _claim(run: Path, recipe: Recipe, described: dict[str, Any], resume: bool) -> str:
+    """Make the run's folder ready; return what is wrong with it, if anything."""
+    try:
+        if resume:
+            newest = checkpoint.latest(run)
+            trained, step = checkpoint.described(newest)
+            _check_same(run, trained, recipe, described)
+            _trim_log(run / "log.csv", step)
+        elif run.is_file():
+            return f"{run} is a file: name a folder with --out"
+        elif run.exists() and any(run.iterdir()):
+            return f"{run} is not empty: add --resume to carry it on, or choose another --out"
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "recipe.json").write_text(json.dumps(described, indent=2) + "\n")
+    except BadRun as error:
+        return str(error)
+    return ""
 
 
 def _check_same(run: Path, trained: Recipe, asked: Recipe, described: dict[str, Any]) -> None:
     """Raises BadRun when a run would be carried on with another recipe or other stills."""
     before, now = (_flat(recipes.to_table(recipe)) for recipe in (trained, asked))
-    for key, value in before.items():
-        if key != "steps" and now[key] != value:
-            raise BadRun(f"{run} was started with {key}={value}, not {now[key]}: resume it with that, or start another")
+    for key in before.keys() | now.keys():
+        if not key.endswith(".steps") and now.get(key) != before.get(key):
+            raise BadRun(
+                f"{run} was started with {key}={before.get(key)}, not {now.get(key)}: "
+                "resume it with that, or start another"
+            )
     file = run / "recipe.json"
     if file.exists() and (data := json.loads(file.read_text())["data"]) != described["data"]:
         raise BadRun(f"{run} was started with other stills ({data['stills']} in {', '.join(data['colour'])})")
 
 
-def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+def _flat(table: object, prefix: str = "") -> dict[str, object]:
+    if isinstance(table, dict | list | tuple):
+        entries = table.items() if isinstance(table, dict) else enumerate(table)
+        flat: dict[str, object] = {}
+        for key, value in entries:
+            flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        return flat
+    return {prefix: table}
 
 
-def _step_seed(seed: int, step: int) -> int:
-    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _schedule(system: systems.System, recipe: Recipe, step: int) -> None:
-    """Linear warm-up, flat, then straight to zero from `decay_from` of the run on."""
+def _schedule(system: System, recipe: Recipe, phase: Phase, step: int) -> None:
+    """Linear warm-up, flat, then straight to zero from `decay_from` of the run on; times the phase's own factor."""
     settings = recipe.optimizer
     done = step / recipe.steps
-    factor = min(1.0, (1 - done) / max(1 - settings.decay_from, 1e-9))
+    factor = phase.lr * min(1.0, (1 - done) / max(1 - settings.decay_from, 1e-9))
     if step < settings.warmup_steps:
         factor *= (step + 1) / settings.warmup_steps
     for optimizer in system.optimizers.values():
@@ -153,34 +278,79 @@ def _shown(stills: Stills, recipe: Recipe) -> list[Tensor]:
     if not len(stills):
         return []
     indices = np.linspace(0, len(stills) - 1, min(SAMPLE_STILLS, len(stills))).astype(int)
-    return [to_tensor(stills.open(int(index))).unsqueeze(0).float() / 255 for index in indices]
+    shown = []
+    for index in indices:
+        try:
+            picture = stills.open(int(index))
+        except BadData:
+            continue  # `check` tells of broken stills
+        picture.thumbnail((4 * recipe.size, 4 * recipe.size), Image.Resampling.BICUBIC)
+        shown.append(to_tensor(picture).unsqueeze(0).float() / 255)
+    return shown
 
 
-class _Log:
-    """log.csv, a line every LOG_EVERY steps, with means over them."""
+class _Record:
+    """What a run writes down, in its first process: log.csv, events, samples, checkpoints, report."""
 
-    def __init__(self, file: TextIO) -> None:
-        self.file = file
-        self.writer = csv.writer(file)
+    shown: tuple[list[Tensor], list[Tensor]] = ([], [])
+
+    def __init__(self, run: Path, recipe: Recipe, system: System, fabric: Fabric, first: int) -> None:
+        self.run, self.recipe, self.system, self.fabric, self.first = run, recipe, system, fabric, first
         self.since, self.started, self.pictures, self.speed = time.monotonic(), time.monotonic(), 0, 0.0
         self.rows: list[dict[str, float]] = []
 
-    def add(self, step: int, recipe: Recipe, report: dict[str, float], system: systems.System) -> float:
+    def __enter__(self) -> "_Record":
+        self.file: TextIO | None = None
+        if self.fabric.is_global_zero:
+            self.file = (self.run / "log.csv").open("a", newline="")
+            self.events = SummaryWriter(str(self.run / "events"), purge_step=self.first + 1)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.file:
+            self.file.close()
+            self.events.close()
+
+    def add(self, step: int, phase: Phase, losses: dict[str, float], *, last: bool) -> float:
         """Take one step's losses; return pictures per second over the last lines."""
-        self.rows.append(report)
-        self.pictures += recipe.batch
-        if step % LOG_EVERY and step != recipe.steps:
-            return self.speed or self.pictures / max(time.monotonic() - self.since, 1e-9)
+        self.rows.append(losses)
+        self.pictures += phase.batch
+        if last or step % LOG_EVERY == 0:
+            self._line(step, phase)
+        if last or step % self.recipe.sample_every == 0:
+            self._sample(step, phase)
+        if last or step % self.recipe.checkpoint_every == 0:
+            if self.file:
+                self.file.flush()
+                checkpoint.save(self.run / "checkpoints", self.system, self.recipe, step)
+            self.fabric.barrier()
+        if self.file and (last or step % self.recipe.sample_every == 0):
+            report.write(self.run)
+        return self.speed or self.pictures / max(time.monotonic() - self.since, 1e-9)
+
+    def _line(self, step: int, phase: Phase) -> None:
         now = time.monotonic()
         self.speed = self.pictures / max(now - self.since, 1e-9)
-        columns = {name: [row[name] for row in self.rows if name in row] for name in system.losses}
-        if self.file.tell() == 0:
-            self.writer.writerow(["step", "seconds", "pictures_per_second", "lr", *columns])
-        rate = system.optimizers["generator"].param_groups[0]["lr"]
-        values = [f"{sum(column) / len(column):.5f}" if column else "" for column in columns.values()]
-        self.writer.writerow([step, f"{now - self.started:.1f}", f"{self.speed:.1f}", f"{rate:.2e}", *values])
+        columns = {name: [row[name] for row in self.rows if name in row] for name in self.system.losses}
+        means = {name: sum(column) / len(column) for name, column in columns.items() if column}
+        rate = self.system.optimizers["generator"].param_groups[0]["lr"]
+        if self.file:
+            writer = csv.writer(self.file)
+            if self.file.tell() == 0:
+                writer.writerow(["step", "seconds", "pictures_per_second", "size", "lr", *columns])
+            values = [f"{means[name]:.5f}" if name in means else "" for name in columns]
+            seconds = f"{now - self.started:.1f}"
+            writer.writerow([step, seconds, f"{self.speed:.1f}", phase.size, f"{rate:.2e}", *values])
+            self.file.flush()
+            for name, value in {"lr": rate, "pictures_per_second": self.speed, **means}.items():
+                self.events.add_scalar(name, value, step)
         self.since, self.pictures, self.rows = now, 0, []
-        return self.speed
+
+    def _sample(self, step: int, phase: Phase) -> None:
+        if self.file and any(self.shown):
+            page = samples.sheet(self.system.average, *self.shown, lines=phase.size, device=self.fabric.device)
+            samples.save(page, self.run / "samples" / f"step-{step:08d}.jpg")
+            self.events.add_image("samples", np.asarray(page), step, dataformats="HWC")
 
 
 def _trim_log(file: Path, step: int) -> None:

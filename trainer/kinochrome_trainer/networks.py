@@ -1,7 +1,7 @@
-"""The networks, by name. A generator maps luma (N, 1, H, W) in 0..1 to chroma (N, 2, H/s, W/s) in -0.5..0.5.
+"""The generators, by name. Inside, each maps a picture (N, 1 or 3, H, W) in 0..1 to what its recipe says it paints.
 
-`s` is the generator's `chroma_stride`: chroma needs no full resolution, and that is where time goes.
-H and W must be multiples of its `size_multiple`.
+Chroma is painted at (H/s, W/s), where `s` is the generator's `chroma_stride`: chroma needs no full resolution, and
+that is where time goes. H and W must be multiples of its `size_multiple`.
 """
 
 import itertools
@@ -12,26 +12,56 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import recipe
+from .colour import luma_of, rgb_to_ycbcr, ycbcr_to_rgb
 from .errors import BadRecipe
-
-
-def conv(inside: int, outside: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    """Convolution, batch norm, ReLU. Batch norm, not instance norm: at inference it is a constant, so a large
-    object that enters the frame does not shift the colours of everything else."""
-    return nn.Sequential(
-        nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False),
-        nn.BatchNorm2d(outside),
-        nn.ReLU(inplace=True),
-    )
+from .layers import Block, Residual, norm
 
 
 class Generator(nn.Module):
-    """Base of all generators."""
+    """Base of all generators; a subclass sets `size_multiple` and defines `forward`."""
 
     chroma_stride: ClassVar[int]
     """How many luma lines share one line of chroma."""
     size_multiple: int
     """Height and width of the luma must be multiples of this."""
+
+    def __init__(self, settings: recipe.Generator) -> None:
+        super().__init__()
+        self.paints_pictures = settings.paints == "picture"
+        self.noise_length = settings.noise
+        # Pictures are read as pictures too: gray comes as three equal channels, and G(colour) has a meaning.
+        self.inside, self.outside = (3, 3) if self.paints_pictures else (1, 2)
+
+    def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
+        """(N, inside, H, W) in -1..1, noise (N, noise_length) -> (N, outside, H/s, W/s) in -1..1."""
+        raise NotImplementedError
+
+    def paint(self, luma: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Luma (N, 1, H, W) in 0..1 -> chroma (N, 2, H/s, W/s) in -0.5..0.5.
+
+        noise: (N, noise_length), standard normal, chooses the colouring; without it, the one of zero noise.
+        """
+        out = self._run(luma.expand(-1, self.inside, -1, -1), noise)
+        return rgb_to_ycbcr(0.5 + 0.5 * out)[1] if self.paints_pictures else 0.5 * out
+
+    def picture(self, rgb: Tensor, noise: Tensor | None = None) -> Tensor:
+        """R'G'B' (N, 3, H, W), gray or not, in 0..1 -> R'G'B' (N, 3, H, W).
+
+        Painting chroma, the luma is kept, and results may lie outside 0..1: clipped, they would have no gradient.
+        """
+        if self.paints_pictures:
+            return 0.5 + 0.5 * self._run(rgb, noise)
+        luma = luma_of(rgb)
+        chroma = self.paint(luma, noise)
+        if self.chroma_stride > 1:
+            chroma = F.interpolate(chroma, scale_factor=float(self.chroma_stride), mode="bilinear")
+        return ycbcr_to_rgb(luma, chroma, clip=False)
+
+    def _run(self, x: Tensor, noise: Tensor | None) -> Tensor:
+        if noise is None and self.noise_length:
+            noise = x.new_zeros(len(x), self.noise_length)
+        out: Tensor = self(2 * x - 1, noise)
+        return out.float()
 
 
 class LightUNet(Generator):
@@ -44,7 +74,16 @@ class LightUNet(Generator):
     chroma_stride = 4
 
     def __init__(self, settings: recipe.Generator) -> None:
-        super().__init__()
+        super().__init__(settings)
+        if self.paints_pictures:
+            raise BadRecipe(
+                "generator light-unet paints chroma at a quarter of the size: a picture needs resnet or unet"
+            )
+
+        def conv(inside: int, outside: int, kernel: int = 3, stride: int = 1) -> Block:
+            convolution = nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False)
+            return Block(convolution, norm(settings.norm, outside, settings.noise), nn.ReLU(inplace=True))
+
         width, depth = settings.width, settings.depth
         self.size_multiple = 4 * 2**depth
         channels = [width * min(2**level, 8) for level in range(depth + 1)]
@@ -53,24 +92,26 @@ class LightUNet(Generator):
         self.down = nn.ModuleList(conv(a, b, stride=2) for a, b in itertools.pairwise(channels))
         self.scene = nn.Linear(channels[-1], channels[-1])
         self.narrow = nn.ModuleList(conv(b, a, kernel=1) for a, b in itertools.pairwise(channels))
-        self.decode = nn.ModuleList(nn.Sequential(conv(2 * c, c), conv(c, c)) for c in channels[:-1])
+        self.merge = nn.ModuleList(conv(2 * c, c) for c in channels[:-1])
+        self.decode = nn.ModuleList(conv(c, c) for c in channels[:-1])
         self.dropout = nn.Dropout2d(settings.dropout)
-        self.head = nn.Conv2d(width, 2, 3, padding=1)
+        self.head = nn.Conv2d(width, self.outside, 3, padding=1)
         nn.init.normal_(self.head.weight, std=1e-3)
 
-    def forward(self, luma: Tensor) -> Tensor:
-        x = self.stem(F.pixel_unshuffle(luma, 4))  # (N, 1, H, W) -> (N, width, H/4, W/4)
+    def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
+        x = self.stem(F.pixel_unshuffle(x, 4), noise)  # (N, 1, H, W) -> (N, width, H/4, W/4)
         skips = []
         for encode, down in zip(self.encode, self.down, strict=False):
-            skips.append(encode(x))
-            x = down(skips[-1])
-        x = self.encode[-1](x)
+            skips.append(encode(x, noise))
+            x = down(skips[-1], noise)
+        x = self.encode[-1](x, noise)
         x = x + self.scene(x.mean((2, 3)))[:, :, None, None]
         x = self.dropout(x)
-        for narrow, decode, skip in zip(reversed(self.narrow), reversed(self.decode), reversed(skips), strict=True):
-            x = F.interpolate(narrow(x), scale_factor=2.0, mode="bilinear")
-            x = decode(torch.cat((x, skip), 1))
-        return 0.5 * torch.tanh(self.head(x))  # (N, 2, H/4, W/4)
+        levels = zip(reversed(self.narrow), reversed(self.merge), reversed(self.decode), reversed(skips), strict=True)
+        for narrow, merge, decode, skip in levels:
+            x = F.interpolate(narrow(x, noise), scale_factor=2.0, mode="bilinear")
+            x = decode(merge(torch.cat((x, skip), 1), noise), noise)
+        return torch.tanh(self.head(x))  # (N, 2, H/4, W/4)
 
 
 class UNet(Generator):
@@ -79,76 +120,81 @@ class UNet(Generator):
     chroma_stride = 1
 
     def __init__(self, settings: recipe.Generator) -> None:
-        super().__init__()
+        super().__init__(settings)
         width, depth = settings.width, settings.depth
         self.size_multiple = 2**depth
         channels = [width * min(2**level, 8) for level in range(depth)]
-        self.down = nn.ModuleList([nn.Conv2d(1, width, 4, 2, 1)])
+        self.down = nn.ModuleList([Block(nn.Conv2d(self.inside, width, 4, 2, 1))])
         self.up = nn.ModuleList()
         for level in range(1, depth):
             deepest = level == depth - 1
-            layers: list[nn.Module] = [
-                nn.LeakyReLU(0.2),
-                nn.Conv2d(channels[level - 1], channels[level], 4, 2, 1, bias=deepest),
-            ]
+            convolution = nn.Conv2d(channels[level - 1], channels[level], 4, 2, 1, bias=deepest)
             # No norm at the bottom: for one picture of the smallest size it would see a single value.
-            self.down.append(nn.Sequential(*layers, *([] if deepest else [nn.BatchNorm2d(channels[level])])))
+            normed = None if deepest else norm(settings.norm, channels[level], settings.noise)
+            self.down.append(Block(nn.Sequential(nn.LeakyReLU(0.2), convolution), normed))
         for level in reversed(range(1, depth)):
-            inside = channels[level] * (1 if level == depth - 1 else 2)
-            self.up.append(
-                nn.Sequential(
-                    nn.ReLU(),
-                    nn.ConvTranspose2d(inside, channels[level - 1], 4, 2, 1, bias=False),
-                    nn.BatchNorm2d(channels[level - 1]),
-                    nn.Dropout(settings.dropout if level > depth - 4 else 0.0),
-                )
-            )
-        self.head = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(2 * width, 2, 4, 2, 1), nn.Tanh())
+            inside, outside = channels[level] * (1 if level == depth - 1 else 2), channels[level - 1]
+            up = nn.ConvTranspose2d(inside, outside, 4, 2, 1, bias=False)
+            dropout = nn.Dropout(settings.dropout if level > depth - 4 else 0.0)
+            normed = norm(settings.norm, outside, settings.noise)
+            self.up.append(Block(nn.Sequential(nn.ReLU(), up), normed, dropout))
+        self.head = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(2 * width, self.outside, 4, 2, 1), nn.Tanh())
 
-    def forward(self, luma: Tensor) -> Tensor:
-        x = luma * 2 - 1
+    def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
         skips = []
         for down in self.down:
-            x = down(x)
+            x = down(x, noise)
             skips.append(x)
         skips.pop()
         for up in self.up:
-            x = torch.cat((up(x), skips.pop()), 1)
-        chroma: Tensor = 0.5 * self.head(x)  # (N, 2, H, W)
-        return chroma
+            x = torch.cat((up(x, noise), skips.pop()), 1)
+        out: Tensor = self.head(x)  # (N, outside, H, W)
+        return out
 
 
-class PatchDiscriminator(nn.Module):
-    """PatchGAN (Isola et al., 2017): one score per patch for (gray, chroma) on the chroma grid.
+class ResNet(Generator):
+    """CycleGAN's generator (Johnson et al., 2016; Zhu et al., 2017, appendix 7.2): three convolutions down, N residual
+    blocks, two convolutions up and an output layer, all padded by reflection."""
 
-    Gray comes folded to the chroma grid by space to depth, so a generator of stride 4 is judged on a
-    sixteenth of the places; with stride 1 this is the usual form.
-    """
+    chroma_stride = 1
+    size_multiple = 4
 
-    CHROMA_GAIN = 4.0  # chroma of photographs rarely passes ±0.2: this brings it to the scale of gray
+    def __init__(self, settings: recipe.Generator) -> None:
+        super().__init__(settings)
 
-    def __init__(self, settings: recipe.Discriminator, chroma_stride: int) -> None:
-        super().__init__()
-        self.chroma_stride = chroma_stride
-        inside, outside = chroma_stride**2 + 2, settings.width
-        layers: list[nn.Module] = [nn.Conv2d(inside, outside, 4, 2, 1), nn.LeakyReLU(0.2)]
-        for level in range(1, settings.layers + 1):
-            inside, outside = outside, settings.width * min(2**level, 8)
-            stride = 2 if level < settings.layers else 1
-            layers += [
-                nn.Conv2d(inside, outside, 4, stride, 1, bias=False),
-                nn.InstanceNorm2d(outside, affine=True),
-                nn.LeakyReLU(0.2),
-            ]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(outside, 1, 4, 1, 1))
+        def conv(inside: int, outside: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+            return nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False, padding_mode="reflect")
 
-    def forward(self, gray: Tensor, chroma: Tensor) -> Tensor:
-        folded = F.pixel_unshuffle(gray, self.chroma_stride)  # (N, 1, H, W) -> (N, s*s, H/s, W/s)
-        scores: Tensor = self.layers(torch.cat((folded - 0.5, chroma * self.CHROMA_GAIN), 1))
-        return scores
+        def block(convolution: nn.Module, channels: int, activation: nn.Module | None) -> Block:
+            return Block(convolution, norm(settings.norm, channels, settings.noise), activation)
+
+        def up(inside: int, outside: int) -> nn.Module:
+            if settings.upsample == "transposed":
+                return nn.ConvTranspose2d(inside, outside, 3, 2, 1, output_padding=1, bias=False)
+            return nn.Sequential(nn.Upsample(scale_factor=2.0), conv(inside, outside, 3))
+
+        w = settings.width
+        # Batch norm leaves the first layer out (Mahajan, 2022); the other norms do not.
+        first = conv(self.inside, w, 7)
+        body: list[nn.Module] = [
+            Block(first, None, nn.ReLU(True)) if settings.norm == "batch" else block(first, w, nn.ReLU(True)),
+            block(conv(w, 2 * w, 3, 2), 2 * w, nn.ReLU(True)),
+            block(conv(2 * w, 4 * w, 3, 2), 4 * w, nn.ReLU(True)),
+        ]
+        for _ in range(settings.blocks):
+            inner = block(conv(4 * w, 4 * w, 3), 4 * w, nn.ReLU(True))
+            body.append(Residual(inner, block(conv(4 * w, 4 * w, 3), 4 * w, None)))
+        body += [block(up(4 * w, 2 * w), 2 * w, nn.ReLU(True)), block(up(2 * w, w), w, nn.ReLU(True))]
+        self.body = nn.ModuleList(body)
+        self.head = nn.Conv2d(w, self.outside, 7, padding=3, padding_mode="reflect")
+
+    def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
+        for part in self.body:
+            x = part(x, noise)
+        return torch.tanh(self.head(x))  # (N, outside, H, W)
 
 
-GENERATORS: dict[str, type[LightUNet] | type[UNet]] = {"light-unet": LightUNet, "unet": UNet}
+GENERATORS: dict[str, type[Generator]] = {"light-unet": LightUNet, "unet": UNet, "resnet": ResNet}
 
 
 def generator(settings: recipe.Generator) -> Generator:
@@ -156,3 +202,20 @@ def generator(settings: recipe.Generator) -> Generator:
     if settings.name not in GENERATORS:
         raise BadRecipe(f"no generator {settings.name!r}; choose from {', '.join(GENERATORS)}")
     return GENERATORS[settings.name](settings)
+
+
+class StyleEncoder(nn.Module):
+    """Reads the noise back from a painted picture, for latent regression: R'G'B' (N, 3, H, W) -> (N, length)."""
+
+    def __init__(self, width: int, length: int) -> None:
+        super().__init__()
+        channels = [3, width, 2 * width, 4 * width, 4 * width]
+        layers: list[nn.Module] = []
+        for inside, outside in itertools.pairwise(channels):
+            layers += [nn.Conv2d(inside, outside, 4, 2, 1), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Linear(channels[-1], length)
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        noise: Tensor = self.head(self.layers(2 * rgb - 1).mean((2, 3)))
+        return noise.float()

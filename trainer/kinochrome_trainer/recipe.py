@@ -2,9 +2,11 @@
 
 import dataclasses
 import difflib
+import itertools
+import json
 import tomllib
-import types
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -19,54 +21,123 @@ class Generator:
 
     name: str = "light-unet"
     """A key of `networks.GENERATORS`."""
+    paints: str = "chroma"
+    """chroma: (Cb, Cr), the luma stays as it is; picture: all of R'G'B', as in the papers."""
     width: int = 48
     """Channels of the first level; each deeper level doubles them, up to eight times this."""
     depth: int = 3
-    """How many times the features are halved in size after the first level."""
+    """U-Nets: how many times the features are halved in size after the first level."""
+    blocks: int = 6
+    """ResNet: residual blocks between encoder and decoder."""
+    upsample: str = "transposed"
+    """ResNet's decoder: transposed (convolution), or resize (nearest, then convolution: no checkerboard)."""
+    norm: str = "batch"
+    """instance, batch, or conditional (instance norm whose scale and shift follow from the noise)."""
+    noise: int = 0
+    """Length of the style noise z that chooses one of many colourings; 0 for one colouring. Needs norm conditional."""
     dropout: float = 0.0
-    """Share of features dropped in the deepest decoder levels while training, 0..1."""
+    """Share of features dropped in the deepest decoder levels while training, 0..1; the ResNet has none."""
 
 
 @dataclass(frozen=True)
 class Discriminator:
-    """The network that judges (gray, chroma) pairs."""
+    """The network that judges pictures."""
 
+    name: str = "patch"
+    """A key of `discriminators.DISCRIMINATORS`."""
     width: int = 64
     """Channels of the first layer."""
     layers: int = 3
-    """Stride-2 convolutions before the last two of stride 1 (PatchGAN: 3)."""
+    """patch: stride-2 convolutions before the last two of stride 1 (PatchGAN: 3)."""
+    norm: str = "instance"
+    """patch: instance or batch; never in the first and last layers."""
+    spectral_norm: bool = False
+    """Divide each weight by its largest singular value (Miyato et al., 2018)."""
+    capsules: int = 10
+    """capsule, capsule-patch: capsules in each digit-capsule layer."""
+    routing: int = 3
+    """capsule, capsule-patch: iterations of routing by agreement."""
+    pool: int = 50
+    """cyclegan: generated pictures kept to be judged again (Shrivastava et al., 2017); 0 judges only new ones."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Weights of the terms of the generator's loss."""
+    """Weights of the terms of the generator's loss; 0 leaves a term out. A system refuses a term that it lacks."""
 
-    l1: float = 100.0
+    adversarial: float = 0.0
+    """Weight of the adversarial term; 0 leaves the discriminator out."""
+    adversarial_form: str = "least-squares"
+    """least-squares, bce, or mse (on the sigmoid of the scores): see `losses.ADVERSARIAL`."""
+    adversarial_from: int = 0
+    """First step at which the adversarial term counts: the generator learns plain colour before."""
+    l1: float = 0.0
     """λ of the paired L1 term (pix2pix: 100)."""
     vivid: float = 0.0
     """How much more a pixel counts as its true colour is stronger, against brownish averages; 0 = plain L1."""
-    adversarial: float = 1.0
-    """Weight of the least-squares conditional adversarial term; 0 leaves the discriminator out."""
-    adversarial_from: int = 0
-    """First step at which the adversarial term counts: the generator learns plain colour before."""
+    cycle: float = 0.0
+    """λ of the cycle-consistency term (CycleGAN: 10)."""
+    cycle_form: str = "l1"
+    """l1 or l2."""
+    identity: float = 0.0
+    """Weight of the identity term, absolute (CycleGAN: half of `cycle`)."""
+    perceptual: float = 0.0
+    """cyclegan: weight of the feature difference between a picture and its cycle."""
+    gamma: float = 1.0
+    """pix2pix: γ·(cGAN + λ·L1) + (1 − γ)·content; 1 leaves the content loss out."""
+    mode_seeking: float = 0.0
+    """Weight of the mode-seeking term (MSGAN): two noises must give two pictures."""
+    latent: float = 0.0
+    """Weight of latent regression (BicycleGAN): the noise must be readable from the picture."""
+    overuse: float = 0.0
+    """Weight of the term that drives the generator away from colours it has used more often than the truth does."""
+    r1: float = 0.0
+    """Weight of R1 (Mescheder et al., 2018): the discriminator's squared gradient at real pictures."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """The VGG-19 whose features the perceptual terms compare."""
+
+    weights: str = "imagenet"
+    """imagenet: torchvision's standard weights, fetched on first use; or a file of weights: see `features.load`."""
+    layers: tuple[str, ...] = ("relu2_2",)
+    """Names as in relu2_2: after the second convolution of the second block, before its max-pooling."""
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Adam for both networks, then a straight fall of the learning rate to zero."""
+    """Adam for all networks, then a straight fall of the learning rate to zero."""
 
     lr: float = 2e-4
-    """Learning rate of the generator."""
+    """Learning rate of the generators."""
     discriminator_lr: float = 2e-4
-    """Learning rate of the discriminator."""
+    """Learning rate of the discriminators: another than `lr` makes two time scales (Heusel et al., 2017)."""
     beta1: float = 0.5
     beta2: float = 0.999
     warmup_steps: int = 0
     """Steps over which the learning rate rises from zero."""
     decay_from: float = 0.5
     """Share of the run after which the learning rate falls linearly to zero."""
+    clip: float = 0.0
+    """Largest norm of a network's gradients; 0 leaves them as they are."""
     ema: float = 0.999
     """Decay per step of the running average of the generator's weights, which is what gets exported."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of the run at one size. Several make progressive resizing: weights and optimizers carry over."""
+
+    size: int = 128
+    """Side of the square training crop, in pixels; a multiple of the generator's size multiple."""
+    batch: int = 16
+    """Pictures per step, over all processes."""
+    steps: int = 0
+    epochs: float = 0.0
+    """Passes over the colour stills, instead of `steps`."""
+    lr: float = 1.0
+    """Factor on both learning rates."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +164,14 @@ class FilmStock:
 class Data:
     """What is drawn from the stills."""
 
-    size: int = 128
-    """Side of the square training crop, in pixels; a multiple of the generator's size multiple."""
     zoom: float = 0.6
     """Smallest crop, as a share of the still's short side; the largest is the whole short side."""
     balance: float = 0.5
     """0 draws every still equally often, 1 every folder equally often, between is between."""
     workers: int = 1
     """Processes that read and crop stills."""
+    keep_color: bool = False
+    """cyclegan: take the pictures given with --gray as they are, to translate between any two sets of pictures."""
 
 
 @dataclass(frozen=True)
@@ -112,39 +183,106 @@ class Recipe:
     about: str = ""
     """One line for people."""
     seed: int = 1
-    steps: int = 10_000
-    batch: int = 16
+    color_to_gray: str = "arithmetic"
+    """cyclegan, the way back: network (the faithful CycleGAN) or arithmetic (gray is a weighted sum; half the cost)."""
     precision: str = "fp32"
-    """fp32, or bf16: matrix work in bfloat16, weights and optimizer in fp32."""
+    """fp32, bf16 or fp16 (GPU only): matrix work in that type, weights and optimizer in fp32."""
+    compile: bool = False
+    """Let torch.compile fuse the networks: a minute at the start of each phase, faster steps after."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
     sample_every: int = 500
     """Steps between sample sheets."""
+    phases: tuple[Phase, ...] = ()
     data: Data = field(default_factory=Data)
     film_stock: FilmStock = field(default_factory=FilmStock)
     generator: Generator = field(default_factory=Generator)
     discriminator: Discriminator = field(default_factory=Discriminator)
     loss: Loss = field(default_factory=Loss)
+    features: Features = field(default_factory=Features)
     optimizer: Optimizer = field(default_factory=Optimizer)
 
     def __post_init__(self) -> None:
-        if self.precision not in ("fp32", "bf16"):
-            raise BadRecipe(f"precision must be fp32 or bf16, not {self.precision!r}")
-        counts = {
-            "": (self, ("steps", "batch", "checkpoint_every", "sample_every")),
-            "data.": (self.data, ("size",)),
-            "generator.": (self.generator, ("width", "depth")),
-            "discriminator.": (self.discriminator, ("width", "layers")),
+        choices = {
+            "precision": (self.precision, ("fp32", "bf16", "fp16")),
+            "color_to_gray": (self.color_to_gray, ("network", "arithmetic")),
+            "generator.paints": (self.generator.paints, ("chroma", "picture")),
+            "generator.norm": (self.generator.norm, ("instance", "batch", "conditional")),
+            "generator.upsample": (self.generator.upsample, ("transposed", "resize")),
+            "discriminator.norm": (self.discriminator.norm, ("instance", "batch")),
+            "loss.adversarial_form": (self.loss.adversarial_form, ("least-squares", "bce", "mse")),
+            "loss.cycle_form": (self.loss.cycle_form, ("l1", "l2")),
         }
+        for name, (value, allowed) in choices.items():
+            if value not in allowed:
+                raise BadRecipe(f"{name} must be one of {', '.join(allowed)}, not {value!r}{_nearest(value, allowed)}")
+        if not self.phases:
+            raise BadRecipe("a recipe needs at least one [[phases]] section, with size, batch and steps or epochs")
+        counts: dict[str, tuple[object, tuple[str, ...]]] = {
+            "": (self, ("checkpoint_every", "sample_every")),
+            "generator.": (self.generator, ("width", "depth")),
+            "discriminator.": (self.discriminator, ("width", "layers", "capsules", "routing")),
+        }
+        counts |= {f"phases.{index}.": (phase, ("size", "batch")) for index, phase in enumerate(self.phases)}
         for section, (settings, names) in counts.items():
             for name in names:
                 if getattr(settings, name) < 1:
                     raise BadRecipe(f"{section}{name} must be at least 1, not {getattr(settings, name)}")
-        for name in ("probability", "spectral", "jpeg"):
-            if not 0 <= getattr(self.film_stock, name) <= 1:
-                raise BadRecipe(f"film_stock.{name} must lie in 0..1, not {getattr(self.film_stock, name)}")
+        for index, phase in enumerate(self.phases):
+            if (phase.steps > 0) == (phase.epochs > 0):
+                raise BadRecipe(f"phases.{index} needs either steps or epochs, above 0")
+        if (self.generator.norm == "conditional") != (self.generator.noise > 0):
+            raise BadRecipe(
+                f"generator.norm {self.generator.norm!r} with generator.noise {self.generator.noise}: "
+                "noise enters through norm 'conditional', and through nothing else"
+            )
+        shares = {
+            **{f"film_stock.{name}": getattr(self.film_stock, name) for name in ("probability", "spectral", "jpeg")},
+            "loss.gamma": self.loss.gamma,
+            "generator.dropout": self.generator.dropout,
+            "optimizer.ema": self.optimizer.ema,
+            "optimizer.decay_from": self.optimizer.decay_from,
+        }
+        for name, share in shares.items():
+            if share > 1:
+                raise BadRecipe(f"{name} must lie in 0..1, not {share}")
         if not 0 < self.data.zoom <= 1:
             raise BadRecipe(f"data.zoom must lie in 0..1, not {self.data.zoom}")
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run, once `resolved`."""
+        return sum(phase.steps for phase in self.phases)
+
+    @property
+    def size(self) -> int:
+        """Side of the last phase's crops, in pixels: what the generator ends up trained for."""
+        return self.phases[-1].size
+
+    def resolved(self, stills: int, steps: int | None = None) -> "Recipe":
+        """The recipe with every phase's length in steps, given the number of colour stills.
+
+        Args:
+            stills: how many make an epoch.
+            steps: length of the whole run, instead of the recipe's: the phases keep their shares of it.
+        """
+        lengths = [phase.steps or max(1, round(phase.epochs * stills / phase.batch)) for phase in self.phases]
+        if steps is not None:
+            ends = [round(steps * done / sum(lengths)) for done in itertools.accumulate(lengths)]
+            lengths = [end - start for start, end in itertools.pairwise([0, *ends])]
+        phases = [
+            dataclasses.replace(phase, steps=length, epochs=0.0)
+            for phase, length in zip(self.phases, lengths, strict=True)
+            if length
+        ]
+        return dataclasses.replace(self, phases=tuple(phases))
+
+    def stretches(self) -> Iterator[tuple[Phase, int, int]]:
+        """Each phase with its first step and the step after its last."""
+        start = 0
+        for phase in self.phases:
+            yield phase, start, start + phase.steps
+            start += phase.steps
 
 
 def names() -> list[str]:
@@ -185,8 +323,8 @@ def from_table(table: dict[str, Any]) -> Recipe:
 
 
 def to_table(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as nested plain values; `from_table` takes it back."""
-    return dataclasses.asdict(recipe)
+    """The recipe as nested values that JSON knows; `from_table` takes it back."""
+    return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(recipe))))
 
 
 def _override(table: dict[str, Any], override: str) -> None:
@@ -198,14 +336,23 @@ def _override(table: dict[str, Any], override: str) -> None:
     except tomllib.TOMLDecodeError:
         value = text  # a bare word is a string: people do not quote twice for shell and TOML
     *parents, key = path.split(".")
+    place: Any = table
     for parent in parents:
-        table = table.setdefault(parent, {})
-        if not isinstance(table, dict):
+        place = _entry(place, parent, override) if isinstance(place, list) else place.setdefault(parent, {})
+        if not isinstance(place, dict | list):
             raise BadRecipe(f"--set {override!r}: {parent!r} is a value, not a section")
-    table[key] = value
+    if isinstance(place, list):
+        raise BadRecipe(f"--set {override!r}: say which setting of that entry, as in {parents[-1]}.{key}.size=64")
+    place[key] = value
 
 
-def _build(cls: type[Any], table: dict[str, Any], where: str) -> object:
+def _entry(entries: list[Any], index: str, override: str) -> Any:
+    if not index.isdecimal() or int(index) >= len(entries):
+        raise BadRecipe(f"--set {override!r}: there is no entry {index!r}; they are numbered 0 to {len(entries) - 1}")
+    return entries[int(index)]
+
+
+def _build(cls: type[Any], table: object, where: str) -> object:
     if not isinstance(table, dict):
         raise BadRecipe(f"{where.rstrip('.')} is a section, not a value")
     hints = typing.get_type_hints(cls)
@@ -219,13 +366,18 @@ def _build(cls: type[Any], table: dict[str, Any], where: str) -> object:
         raise BadRecipe(f"recipe: {error}") from None
 
 
-def _value(hint: type[Any] | types.UnionType, value: object, where: str) -> object:
+def _value(hint: Any, value: object, where: str) -> object:
     if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type[Any], hint), typing.cast(dict[str, Any], value), where + ".")
+        return _build(typing.cast(type[Any], hint), value, where + ".")
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise BadRecipe(f"{where} must be a list, not {value!r}")
+        inside = typing.get_args(hint)[0]
+        return tuple(_value(inside, entry, f"{where}.{index}") for index, entry in enumerate(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if not isinstance(value, typing.cast(type[Any], hint)) or (hint is not bool and isinstance(value, bool)):
-        raise BadRecipe(f"{where} must be {typing.cast(type[Any], hint).__name__}, not {value!r}")
+    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+        raise BadRecipe(f"{where} must be {hint.__name__}, not {value!r}")
     if isinstance(value, int | float) and value < 0:
         raise BadRecipe(f"{where} must not be negative, not {value!r}")
     return value

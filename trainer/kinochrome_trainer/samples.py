@@ -7,20 +7,34 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .colour import rgb_to_ycbcr, ycbcr_to_rgb
+from .colour import luma_of, ycbcr_to_rgb
 from .metrics import paint
 from .networks import Generator
 
+SEEDS = 3  # colourings shown of a stochastic generator
+
 
 def sheet(
-    generator: Generator, colour: Sequence[Tensor], gray: Sequence[Tensor], lines: int, height: int = 160
+    generator: Generator,
+    colour: Sequence[Tensor],
+    gray: Sequence[Tensor],
+    lines: int,
+    height: int = 160,
+    device: torch.device | str = "cpu",
 ) -> Image.Image:
-    """A contact sheet of stills (1, 3, H, W) in 0..1. Rows of `gray` have no truth, so they show two pictures."""
+    """A contact sheet of stills (1, 3, H, W) in 0..1: gray, ours, truth. Rows of `gray` have no truth; a stochastic
+    generator shows SEEDS colourings, each of one noise from top to bottom.
+
+    The generator is on `device`, where stills are brought too; it paints at `lines` lines, `height` is a row's.
+    """
+    chance = torch.Generator().manual_seed(0)
+    noises = torch.randn(SEEDS, 1, generator.noise_length, generator=chance).to(device)
     rows = []
     for rgb, has_truth in [(still, True) for still in colour] + [(still, False) for still in gray]:
-        luma, _ = rgb_to_ycbcr(rgb)
-        panels = [luma.expand_as(rgb), ycbcr_to_rgb(luma, paint(generator, luma, lines))]
-        rows.append([_picture(panel, height) for panel in panels + ([rgb] if has_truth else [])])
+        luma = luma_of(rgb.to(device))
+        painted = [paint(generator, luma, lines, noise) for noise in (noises if generator.noise_length else noises[:1])]
+        panels = [luma.expand_as(rgb), *(ycbcr_to_rgb(luma, chroma) for chroma in painted)]
+        rows.append([_picture(panel.cpu(), height) for panel in panels + ([rgb] if has_truth else [])])
     width = max(sum(panel.width for panel in row) for row in rows)
     page = Image.new("RGB", (width, height * len(rows)))
     for index, row in enumerate(rows):
