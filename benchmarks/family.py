@@ -80,9 +80,9 @@ VARIANTS = {
         "cyclegan-stochastic", "noise, nothing that rewards heeding it", ("loss.mode_seeking=0", "loss.latent=0")
     ),
     "stochastic-cured": Variant("cyclegan-stochastic", "noise, mode seeking, latent regression"),
-    "capsule-mse": Variant("cyclegan-capsule", "capsule discriminators, MSE", ("discriminator.width=64",)),
+    "capsule-mse": Variant("cyclegan-capsule", "capsule discriminators, MSE", ("discriminator.width=32",)),
     "capsule-bce": Variant(
-        "cyclegan-capsule", "capsule discriminators, BCE", ("discriminator.width=64", "loss.adversarial_form=bce")
+        "cyclegan-capsule", "capsule discriminators, BCE", ("discriminator.width=32", "loss.adversarial_form=bce")
     ),
     "capsule-patch": Variant("cyclegan-capsule-patch", "capsule discriminators with patch output, MSE"),
     "l2-cycle": Variant("cyclegan", "L2 cycle", ("loss.cycle_form=l2",)),

@@ -94,6 +94,12 @@ class Loss:
     r1: float = 0.0
     """Weight of R1 (Mescheder et al., 2018): the discriminator's squared gradient at real pictures."""
 
+    @property
+    def terms(self) -> dict[str, float]:
+        """The weights of all terms, by name."""
+        weights = {name: value for name, value in vars(self).items() if isinstance(value, float)}
+        return {name: weight for name, weight in weights.items() if name not in ("vivid", "gamma")}
+
 
 @dataclass(frozen=True)
 class Features:

@@ -55,8 +55,8 @@ class System:
 
     def __init__(self, recipe: Recipe, fabric: Fabric) -> None:
         """Raises BadRecipe where the recipe asks for what its system or its networks cannot do."""
-        for term in ("adversarial", "l1", "cycle", "identity", "perceptual", "mode_seeking", "latent", "overuse", "r1"):
-            if getattr(recipe.loss, term) and term not in self.TERMS:
+        for term, weight in recipe.loss.terms.items():
+            if weight and term not in self.TERMS:
                 raise BadRecipe(f"system {recipe.system!r} has no term {term!r}: set loss.{term}=0")
         if recipe.loss.gamma < 1 and "gamma" not in self.TERMS:
             raise BadRecipe(f"system {recipe.system!r} has no content loss: set loss.gamma=1")
