@@ -42,7 +42,7 @@ from .photographs import photograph
 SIZE = 64
 LONG_SIZE = 128  # the last phase of progressive resizing, and the fixed size beside it
 BATCH = 4
-PHOTOGRAPHS = ("coffee", "chelsea", "astronaut", "rocket")  # of the sheet that may be published
+PHOTOGRAPHS = ("coffee", "chelsea", "astronaut", "rocket")  # of the sheets that may be published
 COMMON = (
     "generator.width=16",
     "discriminator.width=16",
@@ -311,15 +311,13 @@ def sheet(study: Study, names: Sequence[str], pictures: Sequence[torch.Tensor]) 
 
 
 def sheets(study: Study) -> None:
-    """A sheet for each question, of held-out stills; and one of photographs that scikit-image ships."""
+    """Two sheets for each question: of held-out stills, and of photographs that scikit-image ships."""
+    ours = [to_tensor(Image.fromarray(photograph(name))).unsqueeze(0).float() / 255 for name in PHOTOGRAPHS]
     for question, names in QUESTIONS.items():
-        variant = VARIANTS[names[0]]
-        _, gray, held_out = study.data(variant)
+        _, gray, held_out = study.data(VARIANTS[names[0]])
         shown = _spread(Stills([held_out]), 8) + (_spread(Stills([gray]), 5) if gray else [])
         sheet(study, names, shown).save(study.out / f"{question}.png")
-    ours = [to_tensor(Image.fromarray(photograph(name))).unsqueeze(0).float() / 255 for name in PHOTOGRAPHS]
-    on_scenes = [name for name, variant in VARIANTS.items() if not variant.film]
-    sheet(study, on_scenes, ours).save(study.out / "photographs.jpg", quality=88)
+        sheet(study, names, ours).save(study.out / f"photographs-{question}.jpg", quality=88)
 
 
 def _spread(stills: Stills, count: int) -> list[torch.Tensor]:

@@ -16,7 +16,7 @@ from PIL import Image
 import tests.trainer
 from kinochrome_trainer import checkpoint, evaluation, loop, recipe, systems
 from kinochrome_trainer.cyclegan import CycleGAN
-from kinochrome_trainer.errors import BadData, BadRun, Diverged
+from kinochrome_trainer.errors import BadData, BadRecipe, BadRun, Diverged
 from kinochrome_trainer.recipe import Recipe
 from kinochrome_trainer.stills import Stills
 from kinochrome_trainer.system import Batch
@@ -109,6 +109,36 @@ def test_unpaired_training_draws_gray_and_colour_from_different_stills(
     loop.train(tests.trainer.small("cyclegan", "phases.0.steps=40"), tmp_path / "run", colour=[folder])
     assert not met["gray"] & met["colour"]
     assert len(met["gray"]) >= 7 and len(met["colour"]) >= 7
+
+
+def test_mixed_precision_computes_in_bfloat16_and_keeps_weights_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds: set[torch.dtype] = set()
+    original = torch.nn.Conv2d.forward
+
+    def watch(self: torch.nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+        out = original(self, x)
+        if self.training:
+            kinds.add(out.dtype)
+        return out
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", watch)
+    loop.train(
+        small("precision=bf16", "phases.0.steps=3"), tmp_path / "run", colour=[pictures.make(tmp_path / "stills")]
+    )
+    assert kinds == {torch.bfloat16}
+    assert all(value.dtype != torch.bfloat16 for value in weights(tmp_path / "run").values())
+
+
+def test_a_machine_without_such_devices_is_one_line(tmp_path: Path) -> None:
+    stills = pictures.make(tmp_path / "stills")
+    with pytest.raises(BadRecipe, match="cannot train on 1 x nonsense"):
+        loop.train(small(), tmp_path / "run", colour=[stills], machine=loop.Machine("nonsense"))
+    if not torch.cuda.is_available():
+        with pytest.raises(BadRecipe, match="cannot train on 1 x cuda"):
+            loop.train(small(), tmp_path / "run", colour=[stills], machine=loop.Machine("cuda"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_translation_needs_both_sets(tmp_path: Path) -> None:

@@ -76,8 +76,18 @@ def test_pictures_of_a_batch_do_not_depend_on_each_other_without_batch_norm(norm
 def test_instance_norm_is_torchs() -> None:
     from kinochrome_trainer.layers import InstanceNorm
 
-    x = torch.randn(2, 5, 7, 6)
-    assert torch.allclose(InstanceNorm(5)(x, None), nn.InstanceNorm2d(5)(x), atol=1e-5)
+    x = torch.randn(2, 5, 7, 6) * 3 + 1
+    weights = torch.randn(2, 5, 7, 6)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        ours, theirs = (x.clone(memory_format=layout).requires_grad_() for _ in range(2))
+        one, other = InstanceNorm()(ours, None), nn.InstanceNorm2d(5)(theirs)
+        (one * weights).sum().backward()
+        (other * weights).sum().backward()
+        assert torch.allclose(one, other, atol=1e-5)
+        assert ours.grad is not None and theirs.grad is not None
+        assert torch.allclose(ours.grad, theirs.grad, atol=1e-5)
+        with torch.no_grad():
+            assert torch.allclose(InstanceNorm()(x, None), one, atol=1e-5)
 
 
 @pytest.mark.parametrize("blocks", [3, 6, 9])

@@ -1,20 +1,59 @@
 """What generators are built of. Every layer is called with (features, noise), so that noise reaches all norms."""
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+EPSILON = 1e-5
+
+
+class _Normalised(torch.autograd.Function):
+    """Group norm with one channel a group, with a backward pass of its own: torch's takes three times as long for
+    channels-last features, and a quarter of a training step."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        count, channels, height, width = x.shape
+        y, _, scale = torch.native_group_norm(x, None, None, count, channels, height * width, channels, EPSILON)
+        ctx.save_for_backward(y, scale)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """(g − mean g − y·mean(g·y)) / σ, means over the places of each channel."""
+        y, scale = ctx.saved_tensors
+        count, channels, height, width = y.shape
+        y, gradient = (
+            x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).reshape(count, -1, channels)
+            for x in (y, gradient)
+        )
+        mean = y.new_full((1, 1, 1), 1 / (height * width)).expand(count, 1, height * width)
+        product = gradient * y  # (N, HW, C); means by matrix product, the one fast sum over columns
+        along, across = torch.bmm(mean, product), torch.bmm(mean, gradient)
+        torch.mul(y, along, out=product)
+        product = torch.sub(gradient, product, out=product).sub_(across).mul_(scale.view(count, 1, channels))
+        return product.view(count, height, width, channels).permute(0, 3, 1, 2)
+
+
+def normalised(x: Tensor) -> Tensor:
+    """(N, C, H, W), each channel of each picture brought to mean 0 and variance 1."""
+    if x.requires_grad and x.dtype is torch.float32 and not torch.compiler.is_compiling():
+        out: Tensor = _Normalised.apply(x)  # type: ignore[no-untyped-call]
+        return out
+    # The same without the copies that instance norm makes of channels-last features; exported it becomes ONNX's
+    # InstanceNormalization again.
+    return F.group_norm(x, x.shape[1], eps=EPSILON)
 
 
 class InstanceNorm(nn.Module):
     """Each channel of each picture to mean 0 and variance 1 (Ulyanov et al., 2016), without weights, as in CycleGAN."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
-
     def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
-        # Group norm with one channel a group is the same, and does without the copies that instance norm makes
-        # of channels-last features; exported it becomes ONNX's InstanceNormalization again.
-        return F.group_norm(x, self.channels)
+        return normalised(x)
 
 
 class ConditionalInstanceNorm(nn.Module):
@@ -22,7 +61,6 @@ class ConditionalInstanceNorm(nn.Module):
 
     def __init__(self, channels: int, noise: int) -> None:
         super().__init__()
-        self.channels = channels
         self.scale = nn.Linear(noise, channels)
         self.shift = nn.Linear(noise, channels)
         for linear in (self.scale, self.shift):  # noise starts out as a nuance: what it comes to mean is learnt
@@ -32,8 +70,8 @@ class ConditionalInstanceNorm(nn.Module):
     def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
         assert noise is not None
         scale, shift = 1 + self.scale(noise), self.shift(noise)  # (N, noise) -> (N, C)
-        normed: Tensor = F.group_norm(x, self.channels) * scale[:, :, None, None] + shift[:, :, None, None]
-        return normed
+        styled: Tensor = normalised(x) * scale[:, :, None, None] + shift[:, :, None, None]
+        return styled
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -48,7 +86,7 @@ def norm(kind: str, channels: int, noise: int) -> nn.Module:
     """The norm that a recipe names."""
     if kind == "batch":
         return BatchNorm(channels)
-    return ConditionalInstanceNorm(channels, noise) if kind == "conditional" else InstanceNorm(channels)
+    return ConditionalInstanceNorm(channels, noise) if kind == "conditional" else InstanceNorm()
 
 
 class Block(nn.Module):

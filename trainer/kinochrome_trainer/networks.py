@@ -82,7 +82,7 @@ class LightUNet(Generator):
 
         def conv(inside: int, outside: int, kernel: int = 3, stride: int = 1) -> Block:
             convolution = nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False)
-            return Block(convolution, norm(settings.norm, outside, settings.noise), nn.ReLU(inplace=True))
+            return Block(convolution, norm(settings.norm, outside, settings.noise), nn.ReLU())
 
         width, depth = settings.width, settings.depth
         self.size_multiple = 4 * 2**depth
@@ -177,14 +177,14 @@ class ResNet(Generator):
         # Batch norm leaves the first layer out (Mahajan, 2022); the other norms do not.
         first = conv(self.inside, w, 7)
         body: list[nn.Module] = [
-            Block(first, None, nn.ReLU(True)) if settings.norm == "batch" else block(first, w, nn.ReLU(True)),
-            block(conv(w, 2 * w, 3, 2), 2 * w, nn.ReLU(True)),
-            block(conv(2 * w, 4 * w, 3, 2), 4 * w, nn.ReLU(True)),
+            Block(first, None, nn.ReLU()) if settings.norm == "batch" else block(first, w, nn.ReLU()),
+            block(conv(w, 2 * w, 3, 2), 2 * w, nn.ReLU()),
+            block(conv(2 * w, 4 * w, 3, 2), 4 * w, nn.ReLU()),
         ]
         for _ in range(settings.blocks):
-            inner = block(conv(4 * w, 4 * w, 3), 4 * w, nn.ReLU(True))
+            inner = block(conv(4 * w, 4 * w, 3), 4 * w, nn.ReLU())
             body.append(Residual(inner, block(conv(4 * w, 4 * w, 3), 4 * w, None)))
-        body += [block(up(4 * w, 2 * w), 2 * w, nn.ReLU(True)), block(up(2 * w, w), w, nn.ReLU(True))]
+        body += [block(up(4 * w, 2 * w), 2 * w, nn.ReLU()), block(up(2 * w, w), w, nn.ReLU())]
         self.body = nn.ModuleList(body)
         self.head = nn.Conv2d(w, self.outside, 7, padding=3, padding_mode="reflect")
 
