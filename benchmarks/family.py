@@ -93,7 +93,6 @@ VARIANTS = {
     "perceptual": Variant(
         "cyclegan", "perceptual term between picture and cycle", (*ARITHMETIC, "loss.perceptual=1.0")
     ),
-    "overuse": Variant("cyclegan", "a price on overused colours", (*ARITHMETIC, "loss.overuse=0.5")),
     "semi-supervised": Variant("semi-supervised", "unpaired adversarial and cycle terms, paired L1", UNET),
     "pix2pix": Variant("pix2pix", "pairs: L1 and a conditional PatchGAN", (*UNET, "generator.dropout=0")),
     "pix2pix-perceptual": Variant(
@@ -125,7 +124,7 @@ QUESTIONS = {
     "blocks": ("blocks-3", "arithmetic", "blocks-9"),
     "perceptual": ("arithmetic", "perceptual", "pix2pix", "pix2pix-perceptual"),
     "noise": ("arithmetic", "stochastic-plain", "stochastic-cured"),
-    "supervision": ("pix2pix", "patch", "semi-supervised", "translate", "overuse"),
+    "supervision": ("pix2pix", "patch", "semi-supervised", "translate"),
     "resizing": ("film-progressive", "film-fixed"),
 }
 """What is asked, and the variants that answer it: a sheet each."""
@@ -218,9 +217,9 @@ def run_one(study: Study, name: str, steps: list[int]) -> None:
         machine=loop.Machine("cpu"),
     )
     trained = time.process_time() - started
-    system, _, step = checkpoint.restore(checkpoint.latest(run))
+    painter, _, step = checkpoint.painter(checkpoint.latest(run))
     judge = classifier.load(study.classifier) if study.classifier else None
-    found = evaluation.evaluate(system.average, Stills([held_out]), chosen.size, classifier=judge)
+    found = evaluation.evaluate(painter, Stills([held_out]), chosen.size, classifier=judge)
     table = {"step": step, "cpu_seconds": None if resume else trained, **found.plain()}
     (run / "figures.json").write_text(json.dumps(table, indent=2) + "\n")
 
@@ -284,11 +283,10 @@ HEAD = 18  # pixels of a sheet's captions
 
 
 def sheet(study: Study, names: Sequence[str], pictures: Sequence[torch.Tensor]) -> Image.Image:
-    """Pictures (1, 3, H, W) down, variants across: gray, each variant (stochastic ones twice), truth."""
+    """Pictures (1, 3, H, W) down, variants across: gray, each variant (stochastic ones thrice), truth."""
     columns: list[tuple[str, list[torch.Tensor]]] = [("gray", [luma_of(rgb).expand_as(rgb) for rgb in pictures])]
     for name in names:
-        system, chosen, _ = checkpoint.restore(checkpoint.latest(study.out / name))
-        painter = system.average
+        painter, chosen, _ = checkpoint.painter(checkpoint.latest(study.out / name))
         for seed in range(3 if painter.noise_length else 1):
             noise = metrics.noise(painter, seed)
             panels = [

@@ -405,7 +405,7 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Carry the run on from its newest checkpoint.")] = False,
     accelerator: Annotated[
-        str, typer.Option(help="auto, cpu, cuda or mps; auto takes a GPU where there is one.")
+        str, typer.Option(help="auto, cpu, cuda, mps; auto takes a GPU where there is one.")
     ] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Processes to train with, each with a device of its own.")] = 1,
 ) -> None:
@@ -423,6 +423,7 @@ def train(
 
     loop = _sibling("kinochrome_trainer.loop", "trainer")
     recipes = _sibling("kinochrome_trainer.recipe", "trainer")
+    errors = _sibling("kinochrome_trainer.errors", "trainer")
     with _training_errors(), Display(f"training {recipe}", "steps", "steps/s") as display:
 
         def show(progress: Any) -> None:
@@ -442,8 +443,11 @@ def train(
                 on_progress=show,
                 on_warning=display.warn,
             )
-        except KeyboardInterrupt:
+        except errors.Stopped:
             print(f"kinochrome: saved in {out}; the same command with --resume carries on", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except KeyboardInterrupt:
+            print("kinochrome: interrupted; what the last checkpoint holds is kept", file=sys.stderr)
             raise typer.Exit(130) from None
     if done is not None:
         print(
@@ -521,6 +525,8 @@ def evaluate(
         )
         folder = out or (what.with_suffix(".evaluation") if what.suffix == ".onnx" else what)
         evaluation.write(found, folder, painter, held_out, head)
+        if folder == what:
+            _sibling("kinochrome_trainer.report", "trainer").write(what)
     if json_:
         print(json.dumps({**head, **found.plain()}, indent=2))
     else:
@@ -534,8 +540,8 @@ def _painter(what: Path) -> tuple[Any, int, dict[str, Any]]:
         step = painter.manifest.recipe.get("trained_steps")
         return painter, painter.manifest.working_size, {"step": step, "model": what.name}
     checkpoint = _sibling("kinochrome_trainer.checkpoint", "trainer")
-    system, recipe, step = checkpoint.restore(checkpoint.latest(what))
-    return system.average, recipe.size, {"step": step}
+    generator, recipe, step = checkpoint.painter(checkpoint.latest(what))
+    return generator, recipe.size, {"step": step}
 
 
 @app.command()

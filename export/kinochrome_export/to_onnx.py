@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -32,17 +33,15 @@ def export(run: Path, target: Path, *, working_size: int | None = None, licence:
 
     Raises BadRun (no usable checkpoint), ParityError (the file does not compute what the network does).
     """
-    system, trained, step = checkpoint.restore(checkpoint.latest(run))
-    evaluation_file = run / "evaluation.json"
-    evaluation = json.loads(evaluation_file.read_text()) if evaluation_file.exists() else {}
-    if evaluation and evaluation["step"] != step:
+    generator, trained, step = checkpoint.painter(checkpoint.latest(run))
+    evaluation = _evaluation(run / "evaluation.json")
+    if evaluation and evaluation.get("step") != step:
         raise BadRun(
-            f"{run}: its evaluation is of step {evaluation['step']}, its newest checkpoint of step {step}: "
+            f"{run}: its evaluation is of step {evaluation.get('step')}, its newest checkpoint of step {step}: "
             "run `kinochrome evaluate` again"
         )
     described = run / "recipe.json"
-    data = json.loads(described.read_text())["data"] if described.exists() else {}
-    generator = system.average
+    data = recipe.described(described)["data"] if described.exists() else {}
     manifest = Manifest(
         family=trained.system,
         working_size=working_size or evaluation.get("working_size", trained.size),
@@ -67,6 +66,15 @@ def export(run: Path, target: Path, *, working_size: int | None = None, licence:
         onnx.save(model, file)
         os.replace(file, target)
     return manifest
+
+
+def _evaluation(file: Path) -> dict[str, Any]:
+    """A run's figures, or nothing where none were taken."""
+    try:
+        found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    except ValueError:
+        raise BadRun(f"{file} is damaged: run `kinochrome evaluate` again") from None
+    return found
 
 
 def _write(graph: LumaToChroma, file: Path, multiple: int) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors
 import torch
 from PIL import Image
 
@@ -133,7 +134,7 @@ def test_mixed_precision_computes_in_bfloat16_and_keeps_weights_in_float32(
 
 def test_a_machine_without_such_devices_is_one_line(tmp_path: Path) -> None:
     stills = pictures.make(tmp_path / "stills")
-    with pytest.raises(BadRecipe, match="cannot train on 1 x nonsense"):
+    with pytest.raises(BadRecipe, match="cannot train on 'nonsense'; choose from auto, cpu, cuda, mps"):
         loop.train(small(), tmp_path / "run", colour=[stills], machine=loop.Machine("nonsense"))
     if not torch.cuda.is_available():
         with pytest.raises(BadRecipe, match="cannot train on 1 x cuda"):
@@ -248,7 +249,9 @@ def test_divergence_stops_the_run_and_keeps_the_last_good_state(tmp_path: Path) 
     stills = pictures.make(tmp_path / "stills")
     wild = small()
     wild = replace(wild, optimizer=replace(wild.optimizer, lr=float("inf"), warmup_steps=0), checkpoint_every=1)
-    with pytest.raises(Diverged, match="the last good checkpoint is in"):
+    with pytest.raises(
+        Diverged, match=r"step-00000001\.safetensors is still good: --resume it with a smaller|start again"
+    ):
         loop.train(wild, tmp_path / "run", colour=[stills])
 
 
@@ -262,6 +265,79 @@ def test_a_signal_saves_and_stops(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         loop.train(small(), tmp_path / "run", colour=[stills], on_progress=interrupt)
     assert checkpoint.restore(checkpoint.latest(tmp_path / "run"))[2] in (2, 3)
+
+
+def test_a_run_that_diverged_is_resumed_with_another_learning_rate(tmp_path: Path) -> None:
+    stills = pictures.make(tmp_path / "stills")
+    chosen = small("checkpoint_every=1", "optimizer.warmup_steps=0")
+
+    def spoil(progress: loop.Progress) -> None:
+        if progress.step == 2:
+            raise Diverged("as if")
+
+    with pytest.raises(Diverged):
+        loop.train(chosen, tmp_path / "run", colour=[stills], on_progress=spoil)
+    calmer = replace(chosen, optimizer=replace(chosen.optimizer, lr=1e-5, clip=1.0))
+    assert loop.train(calmer, tmp_path / "run", colour=[stills], resume=True) == 8
+    assert checkpoint.described(checkpoint.latest(tmp_path / "run"))[0].optimizer.lr == 1e-5
+    with (tmp_path / "run" / "log.csv").open() as file:
+        assert float(list(csv.DictReader(file))[-1]["lr"]) < 1e-5
+
+
+def test_a_run_without_a_checkpoint_yet_is_begun_by_resume(tmp_path: Path) -> None:
+    stills = pictures.make(tmp_path / "stills")
+
+    def kill(progress: loop.Progress) -> None:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        loop.train(small(), tmp_path / "run", colour=[stills], on_progress=kill)
+    assert loop.train(small(), tmp_path / "run", colour=[stills], resume=True) == 8
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    with pytest.raises(BadRun, match="is no run to resume"):
+        loop.train(small(), tmp_path / "other", colour=[stills], resume=True)
+
+
+def test_what_cannot_be_trained_leaves_no_folder(tmp_path: Path) -> None:
+    stills = pictures.make(tmp_path / "stills")
+    one = pictures.make(tmp_path / "one", 1)
+    with pytest.raises(BadRecipe):
+        loop.train(small("generator.name=big"), tmp_path / "run", colour=[stills])
+    with pytest.raises(BadData, match="there is only one"):
+        loop.train(tests.trainer.small("cyclegan"), tmp_path / "run", colour=[one])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_shortened_below_what_it_has_done(tmp_path: Path) -> None:
+    stills = pictures.make(tmp_path / "stills")
+    loop.train(small(), tmp_path / "run", colour=[stills])
+    with pytest.raises(BadRun, match="has done 8 steps already: --steps 3 would take some back"):
+        loop.train(small(), tmp_path / "run", colour=[stills], steps=3, resume=True)
+
+
+def test_a_late_discriminator_is_warned_of(tmp_path: Path) -> None:
+    said: list[str] = []
+    stills = pictures.make(tmp_path / "stills")
+    loop.train(small(), tmp_path / "run", colour=[stills], steps=2, on_warning=said.append)
+    assert said == ["the discriminator joins at step 2, after the end of this run"]
+
+
+def test_a_run_needs_no_feature_weights_to_be_measured_or_exported(vgg: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "vgg.pth"
+    mine.write_bytes(vgg.read_bytes())
+    chosen = tests.trainer.small("cyclegan", "loss.perceptual=1", f"features.weights={mine}", "phases.0.steps=1")
+    loop.train(chosen, tmp_path / "run", colour=[pictures.make(tmp_path / "stills")])
+    mine.unlink()
+    painter, trained, step = checkpoint.painter(checkpoint.latest(tmp_path / "run"))
+    assert (trained, step) == (chosen, 1)
+    whole = weights_of_average(tmp_path / "run")
+    assert all(torch.equal(value, whole[key]) for key, value in painter.state_dict().items())
+
+
+def weights_of_average(run: Path) -> dict[str, torch.Tensor]:
+    with safetensors.safe_open(checkpoint.latest(run), "pt") as archive:
+        return {key[8:]: archive.get_tensor(key) for key in archive.keys() if key.startswith("average.")}  # noqa: SIM118
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:

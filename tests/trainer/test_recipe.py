@@ -47,7 +47,9 @@ def test_phases_in_epochs_become_steps_and_keep_their_shares() -> None:
     assert by_stills.size == 64
     shortened = chosen.resolved(stills=20, steps=5)
     assert [phase.steps for phase in shortened.phases] == [2, 3]
-    assert [phase.size for phase in chosen.resolved(stills=20, steps=1).phases] == [64]  # no phase of no steps
+    assert [phase.steps for phase in chosen.resolved(stills=20, steps=2).phases] == [1, 1]
+    with pytest.raises(BadRecipe, match="--steps 1 is too few: each of the 2 phases needs one"):
+        chosen.resolved(stills=20, steps=1)
 
 
 @pytest.mark.parametrize(
@@ -68,13 +70,14 @@ def test_phases_in_epochs_become_steps_and_keep_their_shares() -> None:
         ("default", ["seed"], "--set takes path=value"),
         ("default", ["about.more=1"], "'about' is a value, not a section"),
         ("default", ["loss=1"], "loss is a section, not a value"),
-        ("default", ["precision=fp8"], r"precision must be one of fp32, bf16, fp16, not 'fp8'"),
+        ("default", ["precision=fp8"], r"precision must be one of fp32, bf16, not 'fp8'"),
         ("default", ["loss.cycle_form=L1"], r"loss.cycle_form must be one of l1, l2, not 'L1'"),
         ("default", ["generator.norm=instanse"], r"not 'instanse' \(did you mean 'instance'\?\)"),
         ("default", ["generator.noise=8"], "noise enters through norm 'conditional'"),
         ("default", ["film_stock.jpeg=2"], r"film_stock.jpeg must lie in 0\.\.1"),
         ("default", ["loss.gamma=1.5"], r"loss.gamma must lie in 0\.\.1"),
         ("default", ["seed=-1"], "seed must not be negative"),
+        ("default", ["optimizer.beta1=1.0"], r"optimizer.beta1 must lie in 0\.\.1"),
         ("default", ["generator.width=0"], "generator.width must be at least 1"),
         ("missing.toml", [], "cannot be read: No such file"),
     ],
@@ -98,7 +101,11 @@ def test_mistakes_are_named(name: str, overrides: list[str], words: str) -> None
         ("default", ["loss.adversarial=0", "loss.r1=1"], "loss.r1 tames a discriminator"),
         ("pix2pix", ["generator.paints=picture"], "paints one chroma"),
         ("cyclegan", ["generator.name=light-unet"], "light-unet paints chroma"),
-        ("default", ["precision=fp16"], "precision fp16 needs a GPU"),
+        ("pix2pix", ["generator.depth=1"], "generator unet needs a depth of at least 2"),
+        ("default", ["phases.0.size=32"], "size 32 does not suit these networks: "),
+        ("cyclegan", ["phases.0.size=4"], "size 4 does not suit these networks: "),
+        ("semi-supervised", ["loss.identity=5", "generator.paints=chroma"], "loss.identity has no meaning for chroma"),
+        ("translate", ["color_to_gray=arithmetic"], "set color_to_gray=network"),
         ("semi-supervised", ["loss.adversarial_from=5", "loss.cycle=0", "loss.l1=0"], "leaves nothing to learn from"),
     ],
 )

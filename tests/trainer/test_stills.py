@@ -77,6 +77,17 @@ def test_processes_share_each_batch_without_a_crop_twice(tmp_path: Path) -> None
         drawn(stills, share=(0, 2))
 
 
+def test_sixteen_bit_scans_keep_their_tones(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(1, -1).repeat(8, 0)
+    for name in ("ramp.png", "ramp.tif"):
+        folder = tmp_path / name[-3:]
+        folder.mkdir()
+        Image.fromarray(ramp).save(folder / name)
+        found = np.asarray(Stills([folder]).open(0))
+        assert np.abs(found[0, :, 0].astype(int) - np.arange(256)).max() <= 1
+        assert np.array_equal(found[..., 0], found[..., 2])
+
+
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # on a machine of one core
 def test_workers_read_an_archive_that_their_parent_has_open(tmp_path: Path) -> None:
     stills = Stills([pictures.zipped(pictures.make(tmp_path / "stills", 200, (160, 120)))])

@@ -135,6 +135,19 @@ def test_r1_and_clipping_are_applied() -> None:
     assert norms[0] == pytest.approx(0.001, rel=0.02)
 
 
+def test_batch_norm_learns_the_statistics_of_gray_alone() -> None:
+    """What G paints besides (identity, cycle) is normalised by its own batch, and leaves no trace in inference."""
+    system = build(small("translate", "optimizer.lr=0", "optimizer.discriminator_lr=0"))
+    one, other = batch(), batch()
+    bright = Batch(one.colour * 0 + 1, one.gray, gray_is_real=True)
+    system.step(other, 0, chance())
+    before = {key: value.clone() for key, value in system.generator.state_dict().items() if "running_mean" in key}
+    again = build(small("translate", "optimizer.lr=0", "optimizer.discriminator_lr=0"))
+    again.step(bright, 0, chance())
+    after = again.generator.state_dict()
+    assert before and all(torch.allclose(value, after[key]) for key, value in before.items())
+
+
 def pictures(*values: float) -> Tensor:
     return torch.tensor(values).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
 

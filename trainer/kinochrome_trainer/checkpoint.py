@@ -16,9 +16,10 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import save_file
 
+from . import networks, systems
 from . import recipe as recipes
-from . import systems
 from .errors import BadRun, Diverged
+from .networks import Generator
 from .recipe import Recipe
 from .system import System
 
@@ -38,7 +39,7 @@ def save(folder: Path, system: System, recipe: Recipe, step: int) -> Path:
     }
     for name, value in tensors.items():
         if not value.isfinite().all():
-            raise Diverged(f"{name} is not finite at step {step}; the last good checkpoint is in {folder}")
+            raise Diverged(f"{name} is not finite at step {step}; {last_good(folder)}")
     for name, optimizer in system.optimizers.items():
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{name}.{index}.{key}": value.contiguous() for key, value in state.items()}
@@ -53,6 +54,15 @@ def save(folder: Path, system: System, recipe: Recipe, step: int) -> Path:
     for old in checkpoints(folder)[:-KEPT]:
         old.unlink()
     return target
+
+
+def last_good(folder: Path) -> str:
+    """What a person can do after a run diverged."""
+    if found := checkpoints(folder):
+        return (
+            f"{found[-1]} is still good: --resume it with a smaller --set optimizer.lr, or with --set optimizer.clip=1"
+        )
+    return "no checkpoint had been written: start again with a smaller --set optimizer.lr"
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -77,9 +87,24 @@ def described(file: Path) -> tuple[Recipe, int]:
     return recipes.from_table(json.loads(metadata["recipe"])), int(metadata["step"])
 
 
-def restore(file: Path, fabric: Fabric | None = None) -> tuple[System, Recipe, int]:
-    """Rebuild (system, recipe, step) from a checkpoint, by default on the CPU. Raises BadRun when it is damaged."""
+def painter(file: Path) -> tuple[Generator, Recipe, int]:
+    """The averaged generator of a checkpoint, in eval mode on the CPU, with its (recipe, step): what is measured and
+    exported. Nothing else is built, so nothing else is needed. Raises BadRun when it is damaged."""
     recipe, step = described(file)
+    generator = networks.generator(recipe.generator)
+    with _opened(file) as archive:
+        keys = [key for key in archive.keys() if key.startswith("average.")]  # noqa: SIM118 - not a dict
+        generator.load_state_dict(_under({key: archive.get_tensor(key) for key in keys}, "average."))
+    return generator.eval().requires_grad_(False), recipe, step
+
+
+def restore(file: Path, fabric: Fabric | None = None, recipe: Recipe | None = None) -> tuple[System, Recipe, int]:
+    """Rebuild (system, recipe, step) from a checkpoint, by default on the CPU. Raises BadRun when it is damaged.
+
+    recipe: build by this one instead of the checkpoint's own, from which it may differ in what is no weight.
+    """
+    own, step = described(file)
+    recipe = recipe or own
     with _opened(file) as archive:
         tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118 - not a dict
     system = systems.build(recipe, fabric)

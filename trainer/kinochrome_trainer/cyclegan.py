@@ -2,6 +2,8 @@
 
 import dataclasses
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from lightning_fabric import Fabric
@@ -35,6 +37,10 @@ class CycleGAN(System):
         weights, settings = recipe.loss, recipe.generator
         if not weights.adversarial:
             raise BadRecipe("system 'cyclegan' learns from its discriminator: loss.adversarial must be above 0")
+        if weights.identity and settings.paints == "chroma":
+            raise BadRecipe("loss.identity has no meaning for chroma, which no generator reads: set it to 0")
+        if recipe.data.keep_color and recipe.color_to_gray == "arithmetic":
+            raise BadRecipe("data.keep_color translates both ways: set color_to_gray=network")
         if (weights.mode_seeking or weights.latent) and not settings.noise:
             raise BadRecipe("loss.mode_seeking and loss.latent are about noise: set generator.norm and generator.noise")
         others = ("cycle", "identity", "l1", "perceptual", "mode_seeking", "latent", "overuse")
@@ -57,7 +63,7 @@ class CycleGAN(System):
             "d_y",
             *(["f", "d_x"] if self.back else []),
             *(term for term in others if getattr(weights, term)),
-            *(["r1"] if weights.r1 else []),
+            *(["r1_y", *(["r1_x"] if self.back else [])] if weights.r1 else []),
         )
         self.independent = settings.norm != "batch"
         """Whether a network treats each picture of a batch by itself, so that batches may be joined."""
@@ -93,7 +99,8 @@ class CycleGAN(System):
                 report["latent"] = losses.latent(self.encoder(fake_y), noise)
                 style = self.encoder(y)
         if weights.cycle or weights.perceptual:
-            (back_x,), (back_y,) = self._gray_again([fake_y]), self._through(self.generator, [fake_x], [style])
+            with fixed_statistics(self.generator), fixed_statistics(self.back):
+                (back_x,), (back_y,) = self._gray_again([fake_y]), self._through(self.generator, [fake_x], [style])
             if weights.cycle:
                 form = weights.cycle_form
                 report["cycle"] = losses.cycle(back_x, x, form) + losses.cycle(back_y, y, form)
@@ -116,7 +123,7 @@ class CycleGAN(System):
             report |= self._judge("y", y, fake_y.detach(), chance)
             if self.back:
                 report |= self._judge("x", x, fake_x.detach(), chance)
-        self._follow()
+        self._follow(step)
         return {name: value.item() for name, value in report.items()}
 
     def _gray(self, batch: Batch, chance: torch.Generator) -> Tensor:
@@ -136,13 +143,22 @@ class CycleGAN(System):
             if self.independent:
                 out = network.picture(torch.cat(pictures), torch.cat(noises))
                 return list(torch.split(out, [len(batch) for batch in pictures]))
-            return [network.picture(batch, noise) for batch, noise in zip(pictures, noises, strict=True)]
+            # Batch-norm statistics are to be those of what the network is for, which comes first.
+            first = network.picture(pictures[0], noises[0])
+            with fixed_statistics(network):
+                pairs = zip(pictures[1:], noises[1:], strict=True)
+                return [first, *(network.picture(batch, noise) for batch, noise in pairs)]
 
     def _gray_again(self, pictures: list[Tensor]) -> list[Tensor]:
         """F: each batch of colour pictures as gray."""
         if self.back:
             return self._through(self.back, pictures, [batch.new_empty(len(batch), 0) for batch in pictures])
         return [luma_of(batch).expand_as(batch) for batch in pictures]
+
+    def _rehearse(self, rgb: Tensor) -> None:
+        super()._rehearse(rgb)
+        for domain in ("y", "x") if self.back else ("y",):
+            self._scores(domain, rgb)
 
     def _add_judge(self, domain: str) -> None:
         judge = discriminators.discriminator(self.recipe.discriminator, 3)
@@ -174,10 +190,24 @@ class CycleGAN(System):
         report = {f"d_{domain}": losses.judging(real_scores, fake_scores, weights.adversarial_form)}
         loss = report[f"d_{domain}"]
         if weights.r1:
-            report["r1"] = losses.r1(real_scores, real)
-            loss = loss + weights.r1 * report["r1"]
+            report[f"r1_{domain}"] = losses.r1(real_scores, real)
+            loss = loss + weights.r1 * report[f"r1_{domain}"]
         self._update(loss, [f"judge_{domain}"])
         return {name: value.detach() for name, value in report.items()}
+
+
+@contextmanager
+def fixed_statistics(network: nn.Module | None) -> Iterator[None]:
+    """While entered, batch norm uses the statistics of its batch as always, but does not learn them."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)] if network else []
+    momenta = [module.momentum for module in norms]
+    for module in norms:
+        module.momentum = 0.0
+    try:
+        yield
+    finally:
+        for module, momentum in zip(norms, momenta, strict=True):
+            module.momentum = momentum
 
 
 def _laid_out(pictures: Tensor) -> Tensor:
@@ -198,6 +228,7 @@ class ImagePool:
             return new
         if self.pictures.shape[1:] != new.shape[1:]:
             self.pictures = new[:0].clone()
+        self.pictures = self.pictures.to(new)  # a checkpoint's lie on the CPU
         chosen = new.clone()
         for index, picture in enumerate(new):
             if len(self.pictures) < self.size:

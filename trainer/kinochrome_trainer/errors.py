@@ -5,6 +5,8 @@ TrainingError
 ├─ BadData        a folder or archive of stills cannot be used
 ├─ BadRun         a run folder is missing, unfinished or in the way
 └─ Diverged       the loss stopped being a number
+
+Stopped, a KeyboardInterrupt, is no error: a run was asked to stop, and saved.
 """
 
 
@@ -26,3 +28,7 @@ class BadRun(TrainingError):
 
 class Diverged(TrainingError):
     """The loss stopped being a number; the last good checkpoint is kept."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A run was asked to stop, by Ctrl-C or SIGTERM, and did so after the step in hand, with a checkpoint."""

@@ -9,12 +9,14 @@
     run/report.html        all of it on one page
 
 Everything random in step k follows from (seed, k) and the process's rank, so a resumed run arrives at the weights of
-an uninterrupted one, bit for bit on a CPU with the same number of threads.
+an uninterrupted one, bit for bit in one process on a CPU with the same number of threads. Of several processes, each
+has an image pool and running statistics of its own, and checkpoints hold the first one's.
 """
 
 import csv
 import json
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,14 +34,25 @@ from torch import Tensor
 
 from . import checkpoint, provenance, report, samples, systems
 from . import recipe as recipes
-from .errors import BadData, BadRecipe, BadRun, Diverged
+from .errors import BadData, BadRecipe, BadRun, Diverged, Stopped
 from .recipe import Phase, Recipe
 from .stills import Stills, batches, check, shrunk, to_tensor
 from .system import Batch, System
 
 LOG_EVERY = 20
 SAMPLE_STILLS = 8  # rows of a sample sheet for each of colour and gray
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}  # ours → Fabric's
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}  # ours → Fabric's
+ACCELERATORS = ("auto", "cpu", "cuda", "mps")
+MAY_CHANGE = (
+    "about",
+    "checkpoint_every",
+    "sample_every",
+    "data.workers",
+    "optimizer.lr",
+    "optimizer.discriminator_lr",
+    "optimizer.clip",
+)
+"""Settings that a resumed run may have otherwise than it began."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +75,21 @@ class Machine:
     """Processes, each with a device of its own; on a CPU they share its cores."""
 
     def fabric(self, recipe: Recipe) -> Fabric:
-        """Lightning Fabric for them; not yet launched. Raises BadRecipe when the machine has no such devices."""
+        """Lightning Fabric for them, its processes started. Raises BadRecipe when the machine has no such devices."""
+        if self.accelerator not in ACCELERATORS:
+            raise BadRecipe(f"cannot train on {self.accelerator!r}; choose from {', '.join(ACCELERATORS)}")
+        devices = int(os.environ.get("LOCAL_WORLD_SIZE", self.devices))  # torchrun has started them already
         try:
-            return Fabric(
+            fabric = Fabric(
                 accelerator=self.accelerator,
-                devices=self.devices,
-                strategy="ddp" if self.devices > 1 else "auto",
+                devices=devices,
+                strategy="ddp" if devices > 1 else "auto",
                 precision=PRECISIONS[recipe.precision],  # type: ignore[arg-type] # one of its literals
             )
+            fabric.launch()
         except (ValueError, RuntimeError) as error:  # Lightning's MisconfigurationException is a ValueError
-            raise BadRecipe(f"cannot train on {self.devices} x {self.accelerator}: {error}".splitlines()[0]) from None
+            raise BadRecipe(f"cannot train on {devices} x {self.accelerator}: {error}".splitlines()[0]) from None
+        return fabric
 
 
 def train(
@@ -95,68 +113,73 @@ def train(
         gray: folders or zips of real black-and-white stills: the domain X of unpaired systems, which otherwise make
             it from half of the colour stills; paired ones show them in the sample sheets.
         steps: length of the run, instead of the recipe's.
-        resume: carry on from the newest checkpoint. Recipe and stills must be those of the run, save for its length.
+        resume: carry on from the newest checkpoint, or begin where there is none yet. Recipe and stills must be those
+            of the run, save for its length and what MAY_CHANGE names.
         machine: devices to train on. With several, each process runs this function; only the first writes and calls
             back, and a step's batch is shared out among them.
         on_progress: called after each step.
         on_warning: called with a line for people: broken stills, a cache that could not be written.
 
-    Ctrl-C ends the run after the step in hand, with a checkpoint, and then raises KeyboardInterrupt.
+    Ctrl-C ends the run after the step in hand, with a checkpoint, and then raises Stopped.
     Raises BadRun when the folder holds a run and `resume` is off, BadData, BadRecipe, Diverged.
     """
-    colour_stills, gray_stills = Stills(colour), Stills(gray)
-    recipe = recipe.resolved(len(colour_stills), steps)
+    torch.set_flush_denormal(True)  # numbers too small to matter are slow to compute with on a CPU
+    y, x = Stills(colour), Stills(gray)
+    shown = _shown(y, recipe), _shown(x, recipe)
+    stills = {"stills": len(y), "gray_stills": len(x)}
+    largest = math.ceil(max(phase.size for phase in recipe.phases) / recipe.data.zoom)
     fabric = machine.fabric(recipe)
-    fabric.launch()
+    warn = on_warning if fabric.is_global_zero else lambda text: None
+    with fabric.rank_zero_first():  # which makes the copies that the others then find
+        y, x = (shrunk(stills, largest, on_warning=warn) if len(stills) else stills for stills in (y, x))
+    for each in (y, x):
+        if len(each) and (broken := check(each)):
+            warn(f"{broken} stills are broken; others stand in for them")
+    unpaired = systems.named(recipe.system).UNPAIRED
+    if unpaired and not gray:
+        if recipe.data.keep_color:
+            raise BadData("this recipe translates between two sets of pictures: name them with --gray and --color")
+        if len(y) < 2:
+            raise BadData(
+                "gray is made from half of the colour stills, and there is only one: name --gray, or more stills"
+            )
+        y, x = y.halves(recipe.seed)
+    recipe = recipe.resolved(len(y), steps)
     for index, phase in enumerate(recipe.phases):
         if phase.batch % fabric.world_size:
             raise BadRecipe(
                 f"phases.{index}.batch {phase.batch} cannot be shared out evenly to {fabric.world_size} devices"
             )
+    if recipe.loss.adversarial and recipe.loss.adversarial_from >= recipe.steps:
+        warn(f"the discriminator joins at step {recipe.loss.adversarial_from}, after the end of this run")
     described = {
         "recipe": recipes.to_table(recipe),
-        "data": {
-            "colour": [source.name for source in colour],
-            "stills": len(colour_stills),
-            "gray": [source.name for source in gray],
-            "gray_stills": len(gray_stills),
-        },
+        "data": {"colour": [source.name for source in colour], "gray": [source.name for source in gray], **stills},
         "versions": provenance.versions(),
         "git": provenance.git_state(Path(__file__).parent),
     }
     # Only the first process looks at the folder: by the time that another one does, the first may be writing in it.
-    fault = _claim(run, recipe, described, resume) if fabric.is_global_zero else ""
-    if fault := fabric.broadcast(fault):
+    fault, newest = _look(run, recipe, described, resume) if fabric.is_global_zero else ("", None)
+    fault, newest = fabric.broadcast((fault, newest))
+    if fault:
         raise BadRun(fault)
-    if resume:
-        system, _, first = checkpoint.restore(checkpoint.latest(run), fabric)
-    else:
-        system, first = systems.build(recipe, fabric), 0
-    if system.UNPAIRED and recipe.data.keep_color and not gray:
-        raise BadData("this recipe translates between two sets of pictures: name them with --gray and --color")
-    largest = math.ceil(max(phase.size for phase in recipe.phases) / recipe.data.zoom)
-    y, x = colour_stills, gray_stills
-    if system.UNPAIRED and not gray:
-        y, x = colour_stills.halves(recipe.seed)
-    warn = on_warning if fabric.is_global_zero else lambda text: None
-    with fabric.rank_zero_first():  # which makes the copies that the others then find
-        y, x = (shrunk(stills, largest, on_warning=warn) if len(stills) else stills for stills in (y, x))
-    for stills in (y, x):
-        if len(stills) and (broken := check(stills)):
-            warn(f"{broken} stills are broken; others stand in for them")
-    torch.set_flush_denormal(True)  # numbers too small to matter are slow to compute with on a CPU
+    system, first = systems.build(recipe, fabric), 0
+    if newest:
+        system, _, first = checkpoint.restore(newest, fabric, recipe)
+    if fabric.is_global_zero:
+        _claim(run, described, first)
     stop = _StopRequest()
     with stop, _Record(run, recipe, system, fabric, first) as record:
-        record.shown = _shown(colour_stills, recipe), _shown(gray_stills, recipe)
+        record.shown = shown
         step = first
         for phase, start, end in recipe.stretches():
             if end <= first:
                 continue
-            feed = _feed(y, x if system.UNPAIRED else None, recipe, phase, max(start, first), end, fabric)
+            feed = _feed(y, x if unpaired else None, recipe, phase, max(start, first), end, fabric)
             for colour_batch, gray_batch in feed:
                 _schedule(system, recipe, phase, step)
-                seed = _step_seed(recipe.seed, step, fabric.global_rank)
-                torch.manual_seed(seed)  # for dropout
+                seed, for_dropout = _step_seeds(recipe.seed, step, fabric.global_rank)
+                torch.manual_seed(for_dropout)
                 batch = Batch(
                     _on(fabric, colour_batch), None if gray_batch is None else _on(fabric, gray_batch), len(gray) > 0
                 )
@@ -164,15 +187,13 @@ def train(
                 step += 1
                 losses, stopping = _agreed(losses, stop.requested, fabric)
                 if not all(map(math.isfinite, losses.values())):
-                    raise Diverged(
-                        f"loss is {losses} at step {step}; the last good checkpoint is in {run / 'checkpoints'}"
-                    )
+                    raise Diverged(f"loss is {losses} at step {step}; {checkpoint.last_good(run / 'checkpoints')}")
                 last = step == recipe.steps or stopping
                 speed = record.add(step, phase, losses, last=last)
                 if fabric.is_global_zero:
                     on_progress(Progress(step, recipe.steps, speed, losses))
                 if stopping:
-                    raise KeyboardInterrupt
+                    raise Stopped if fabric.is_global_zero else SystemExit(130)
     return step if fabric.is_global_zero else None
 
 
@@ -214,36 +235,48 @@ def _agreed(losses: dict[str, float], stopping: bool, fabric: Fabric) -> tuple[d
     return dict(zip(losses, means, strict=True)), asked > 0
 
 
-def _claim(run: Path, recipe: Recipe, described: dict[str, Any], resume: bool) -> str:
-    """Make the run's folder ready; return what is wrong with it, if anything."""
+def _look(run: Path, recipe: Recipe, described: dict[str, Any], resume: bool) -> tuple[str, Path | None]:
+    """What is wrong with the run's folder, if anything, and the checkpoint to carry on from, if there is one."""
+    found = checkpoint.checkpoints(run / "checkpoints")
     try:
-        if resume:
-            newest = checkpoint.latest(run)
-            trained, step = checkpoint.described(newest)
-            _check_same(run, trained, recipe, described)
-            _trim_log(run / "log.csv", step)
-        elif run.is_file():
-            return f"{run} is a file: name a folder with --out"
-        elif run.exists() and any(run.iterdir()):
-            return f"{run} is not empty: add --resume to carry it on, or choose another --out"
-        run.mkdir(parents=True, exist_ok=True)
-        (run / "recipe.json").write_text(json.dumps(described, indent=2) + "\n")
-    except BadRun as error:
-        return str(error)
-    return ""
+        if run.is_file():
+            return f"{run} is a file: name a folder with --out", None
+        if not resume:
+            filled = run.exists() and any(run.iterdir())
+            return (f"{run} is not empty: add --resume to carry it on, or choose another --out" if filled else ""), None
+        if not found:
+            if run.exists() and any(run.iterdir()) and not (run / "recipe.json").exists():
+                return f"{run} is no run to resume: it holds neither a checkpoint nor a recipe", None
+            return "", None
+        trained, step = checkpoint.described(found[-1])
+        _check_same(run, trained, recipe, described)
+        if recipe.steps < step:
+            return f"{run} has done {step} steps already: --steps {recipe.steps} would take some back", None
+    except (BadRun, OSError) as error:
+        return str(error), None
+    return "", found[-1]
+
+
+def _claim(run: Path, described: dict[str, Any], first: int) -> None:
+    """Make the run's folder ready for step `first`."""
+    run.mkdir(parents=True, exist_ok=True)
+    _trim_log(run / "log.csv", first)
+    partial = run / "recipe.json.partial"
+    partial.write_text(json.dumps(described, indent=2) + "\n")
+    partial.rename(run / "recipe.json")
 
 
 def _check_same(run: Path, trained: Recipe, asked: Recipe, described: dict[str, Any]) -> None:
     """Raises BadRun when a run would be carried on with another recipe or other stills."""
     before, now = (_flat(recipes.to_table(recipe)) for recipe in (trained, asked))
-    for key in before.keys() | now.keys():
-        if not key.endswith(".steps") and now.get(key) != before.get(key):
+    for key in sorted(before.keys() | now.keys()):
+        if not key.endswith(".steps") and key not in MAY_CHANGE and now.get(key) != before.get(key):
             raise BadRun(
                 f"{run} was started with {key}={before.get(key)}, not {now.get(key)}: "
                 "resume it with that, or start another"
             )
     file = run / "recipe.json"
-    if file.exists() and (data := json.loads(file.read_text())["data"]) != described["data"]:
+    if file.exists() and (data := recipes.described(file)["data"]) != described["data"]:
         raise BadRun(f"{run} was started with other stills ({data['stills']} in {', '.join(data['colour'])})")
 
 
@@ -257,8 +290,10 @@ def _flat(table: object, prefix: str = "") -> dict[str, object]:
     return {prefix: table}
 
 
-def _step_seed(seed: int, step: int, rank: int) -> int:
-    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1)
+def _step_seeds(seed: int, step: int, rank: int) -> tuple[int, int]:
+    """Two seeds for one step of one process: of the system's own chances, and of dropout."""
+    first, second = np.random.SeedSequence((seed, step, rank)).generate_state(2, np.uint64)
+    return int(first >> 1), int(second >> 1)
 
 
 def _schedule(system: System, recipe: Recipe, phase: Phase, step: int) -> None:
@@ -285,7 +320,7 @@ def _shown(stills: Stills, recipe: Recipe) -> list[Tensor]:
         except BadData:
             continue  # `check` tells of broken stills
         picture.thumbnail((4 * recipe.size, 4 * recipe.size), Image.Resampling.BICUBIC)
-        shown.append(to_tensor(picture).unsqueeze(0).float() / 255)
+        shown.append(to_tensor(picture).unsqueeze(0))
     return shown
 
 
@@ -317,14 +352,13 @@ class _Record:
         self.pictures += phase.batch
         if last or step % LOG_EVERY == 0:
             self._line(step, phase)
-        if last or step % self.recipe.sample_every == 0:
-            self._sample(step, phase)
         if last or step % self.recipe.checkpoint_every == 0:
             if self.file:
                 self.file.flush()
                 checkpoint.save(self.run / "checkpoints", self.system, self.recipe, step)
             self.fabric.barrier()
         if self.file and (last or step % self.recipe.sample_every == 0):
+            self._sample(step, phase)
             report.write(self.run)
         return self.speed or self.pictures / max(time.monotonic() - self.since, 1e-9)
 
@@ -348,7 +382,8 @@ class _Record:
 
     def _sample(self, step: int, phase: Phase) -> None:
         if self.file and any(self.shown):
-            page = samples.sheet(self.system.average, *self.shown, lines=phase.size, device=self.fabric.device)
+            colour, gray = ([still.float() / 255 for still in stills] for stills in self.shown)
+            page = samples.sheet(self.system.average, colour, gray, lines=phase.size, device=self.fabric.device)
             samples.save(page, self.run / "samples" / f"step-{step:08d}.jpg")
             self.events.add_image("samples", np.asarray(page), step, dataformats="HWC")
 

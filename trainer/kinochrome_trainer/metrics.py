@@ -4,7 +4,6 @@ Every figure is taken on R'G'B' made from the still's own luma and the chroma un
 rounded to 8 bits. `evaluation` takes them over a whole set, beside those of painting nothing and of trivial painters.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -182,9 +181,3 @@ def picture(stills: Stills, index: int, longest: int = 512) -> Tensor:
     image = stills.open(index)
     image.thumbnail((longest, longest), Image.Resampling.BICUBIC)
     return to_tensor(image).unsqueeze(0).float() / 255
-
-
-def pictures(stills: Stills, longest: int = 512) -> Iterator[Tensor]:
-    """Each still as `picture` gives it."""
-    for index in range(len(stills)):
-        yield picture(stills, index, longest)

@@ -122,6 +122,8 @@ class UNet(Generator):
     def __init__(self, settings: recipe.Generator) -> None:
         super().__init__(settings)
         width, depth = settings.width, settings.depth
+        if depth < 2:
+            raise BadRecipe(f"generator unet needs a depth of at least 2, not {depth}")
         self.size_multiple = 2**depth
         channels = [width * min(2**level, 8) for level in range(depth)]
         self.down = nn.ModuleList([Block(nn.Conv2d(self.inside, width, 4, 2, 1))])

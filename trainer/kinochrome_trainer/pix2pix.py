@@ -76,8 +76,15 @@ class Pix2Pix(System):
             report["overuse"] = self._overuse(painted, truth)
             loss = loss + weights.overuse * report["overuse"]
         self._update(loss, ["generator"])
-        self._follow()
+        self._follow(step)
         return {name: value.item() for name, value in report.items()}
+
+    def _rehearse(self, rgb: Tensor) -> None:
+        super()._rehearse(rgb)
+        luma, _ = rgb_to_ycbcr(rgb)
+        painted = self.generator.paint(luma)
+        if self.recipe.loss.adversarial:
+            self._scores(_pair(luma, painted))
 
     def _judge(self, luma: Tensor, truth: Tensor, painted: Tensor) -> dict[str, Tensor]:
         weights = self.recipe.loss

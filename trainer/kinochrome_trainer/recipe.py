@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import itertools
 import json
 import tomllib
 import typing
@@ -12,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from .errors import BadRecipe
+from .errors import BadRecipe, BadRun
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,10 @@ class Discriminator:
     norm: str = "instance"
     """patch: instance or batch; never in the first and last layers."""
     spectral_norm: bool = False
-    """Divide each weight by its largest singular value (Miyato et al., 2018)."""
+    """Divide the weights of convolutions and linear layers by their largest singular value (Miyato et al., 2018).
+
+    Digit capsules are left as they are: squash bounds them already.
+    """
     capsules: int = 10
     """capsule, capsule-patch: capsules in each digit-capsule layer."""
     routing: int = 3
@@ -80,7 +82,7 @@ class Loss:
     cycle_form: str = "l1"
     """l1 or l2."""
     identity: float = 0.0
-    """Weight of the identity term, absolute (CycleGAN: half of `cycle`)."""
+    """Weight of the identity term, absolute (CycleGAN: half of `cycle`); for generators that paint pictures."""
     perceptual: float = 0.0
     """cyclegan: weight of the feature difference between a picture and its cycle."""
     gamma: float = 1.0
@@ -141,7 +143,7 @@ class Phase:
     """Pictures per step, over all processes."""
     steps: int = 0
     epochs: float = 0.0
-    """Passes over the colour stills, instead of `steps`."""
+    """Passes over the colour stills, instead of `steps`; where gray is made from half of them, over the other half."""
     lr: float = 1.0
     """Factor on both learning rates."""
 
@@ -192,7 +194,7 @@ class Recipe:
     color_to_gray: str = "arithmetic"
     """cyclegan, the way back: network (the faithful CycleGAN) or arithmetic (gray is a weighted sum; half the cost)."""
     precision: str = "fp32"
-    """fp32, bf16 or fp16 (GPU only): matrix work in that type, weights and optimizer in fp32."""
+    """fp32, or bf16: matrix work in bfloat16, weights and optimizer in fp32. fp16 would need its losses scaled."""
     compile: bool = False
     """Let torch.compile fuse the networks: a minute at the start of each phase, faster steps after."""
     checkpoint_every: int = 500
@@ -210,7 +212,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         choices = {
-            "precision": (self.precision, ("fp32", "bf16", "fp16")),
+            "precision": (self.precision, ("fp32", "bf16")),
             "color_to_gray": (self.color_to_gray, ("network", "arithmetic")),
             "generator.paints": (self.generator.paints, ("chroma", "picture")),
             "generator.norm": (self.generator.norm, ("instance", "batch", "conditional")),
@@ -252,6 +254,9 @@ class Recipe:
         for name, share in shares.items():
             if share > 1:
                 raise BadRecipe(f"{name} must lie in 0..1, not {share}")
+        for name in ("beta1", "beta2"):
+            if getattr(self.optimizer, name) >= 1:
+                raise BadRecipe(f"optimizer.{name} must lie in 0..1, 1 excluded, not {getattr(self.optimizer, name)}")
         if not 0 < self.data.zoom <= 1:
             raise BadRecipe(f"data.zoom must lie in 0..1, not {self.data.zoom}")
 
@@ -271,15 +276,18 @@ class Recipe:
         Args:
             stills: how many make an epoch.
             steps: length of the whole run, instead of the recipe's: the phases keep their shares of it.
+
+        Raises BadRecipe when there are fewer steps than phases.
         """
         lengths = [phase.steps or max(1, round(phase.epochs * stills / phase.batch)) for phase in self.phases]
         if steps is not None:
-            ends = [round(steps * done / sum(lengths)) for done in itertools.accumulate(lengths)]
-            lengths = [end - start for start, end in itertools.pairwise([0, *ends])]
+            if steps < len(lengths):
+                raise BadRecipe(f"--steps {steps} is too few: each of the {len(lengths)} phases needs one")
+            lengths = [max(1, round(steps * length / sum(lengths))) for length in lengths]
+            lengths[lengths.index(max(lengths))] += steps - sum(lengths)  # what rounding left over
         phases = [
             dataclasses.replace(phase, steps=length, epochs=0.0)
             for phase, length in zip(self.phases, lengths, strict=True)
-            if length
         ]
         return dataclasses.replace(self, phases=tuple(phases))
 
@@ -333,6 +341,16 @@ def to_table(recipe: Recipe) -> dict[str, Any]:
     return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(recipe))))
 
 
+def described(file: Path) -> dict[str, Any]:
+    """What a run's recipe.json says. Raises BadRun when it is damaged."""
+    try:
+        table = json.loads(file.read_text())
+        table["recipe"], table["data"]["stills"], table["data"]["colour"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise BadRun(f"{file} is damaged: remove it if the run's checkpoints are to be used without it") from None
+    return typing.cast(dict[str, Any], table)
+
+
 def _override(table: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
@@ -348,7 +366,7 @@ def _override(table: dict[str, Any], override: str) -> None:
         if not isinstance(place, dict | list):
             raise BadRecipe(f"--set {override!r}: {parent!r} is a value, not a section")
     if isinstance(place, list):
-        raise BadRecipe(f"--set {override!r}: say which setting of that entry, as in {parents[-1]}.{key}.size=64")
+        raise BadRecipe(f"--set {override!r}: say which entry, and what of it, as in phases.0.size=64")
     place[key] = value
 
 

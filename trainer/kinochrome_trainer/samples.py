@@ -51,7 +51,11 @@ def save(page: Image.Image, file: Path) -> None:
     page.save(file, quality=90)
 
 
+WIDEST = 3  # times the height: JPEG holds no more than 65,500 pixels, and a sheet is for eyes
+
+
 def _picture(rgb: Tensor, height: int) -> Image.Image:
     pixels = (rgb[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
     picture = Image.fromarray(pixels)
-    return picture.resize((max(1, round(picture.width * height / picture.height)), height))
+    width = max(1, min(WIDEST * height, round(picture.width * height / picture.height)))
+    return picture.resize((width, height))

@@ -74,7 +74,7 @@ class Stills:
             if at_least:
                 scale = at_least / min(picture.size)
                 picture.draft(None, (math.ceil(picture.width * scale), math.ceil(picture.height * scale)))
-            return ImageOps.exif_transpose(picture).convert("RGB")
+            return _eight_bits(ImageOps.exif_transpose(picture)).convert("RGB")
         except Exception as error:  # decoders raise all manner of things at damaged bytes
             reason = "no picture" if isinstance(error, UnidentifiedImageError) else error or type(error).__name__
             self.faults[index] = f"still {source / name} is broken: {reason}"
@@ -158,6 +158,15 @@ def _names(source: Path) -> list[str]:
     if not stills:
         raise BadData(f"{source} holds no still ({', '.join(sorted(SUFFIXES))})")
     return stills
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """A gray picture of 16 bits, as film scanners make them, brought to 8: Pillow itself clips it at 255."""
+    if not picture.mode.startswith("I"):
+        return picture
+    pixels = np.asarray(picture).astype(np.float32)
+    scale = 257 if pixels.max(initial=0) > 255 else 1
+    return Image.fromarray((pixels / scale).round().clip(0, 255).astype(np.uint8))
 
 
 def to_tensor(picture: Image.Image) -> Tensor:

@@ -62,8 +62,6 @@ class System:
             raise BadRecipe(f"system {recipe.system!r} has no content loss: set loss.gamma=1")
         if recipe.loss.r1 and not recipe.loss.adversarial:
             raise BadRecipe("loss.r1 tames a discriminator, and loss.adversarial=0 leaves it out")
-        if recipe.precision == "fp16" and fabric.device.type == "cpu":
-            raise BadRecipe("precision fp16 needs a GPU: on a CPU use fp32, or bf16 where it is faster")
         self.recipe, self.fabric = recipe, fabric
         self.modules: dict[str, Stateful] = {}
         """Everything that a checkpoint must hold, by name."""
@@ -88,6 +86,25 @@ class System:
     def step(self, batch: Batch, step: int, chance: torch.Generator) -> dict[str, float]:
         """One update, step `step` of the run; returns the losses by name. All that is random comes from `chance`."""
         raise NotImplementedError
+
+    def rehearse(self) -> None:
+        """Run each network once at each phase's size. Raises BadRecipe for one that is too small for them."""
+        networks = [module for module in self.modules.values() if isinstance(module, nn.Module)]
+        learning = [network for network in networks if network.training]
+        for network in learning:  # nothing is to change: no statistics, no estimate of a singular value
+            network.eval()
+        for size in sorted({phase.size for phase in self.recipe.phases}):
+            try:
+                with torch.no_grad():
+                    self._rehearse(torch.zeros(1, 3, size, size, device=self.fabric.device))
+            except (RuntimeError, ValueError) as error:
+                raise BadRecipe(f"phases: size {size} does not suit these networks: {error}".splitlines()[0]) from None
+        for network in learning:
+            network.train()
+
+    def _rehearse(self, rgb: Tensor) -> None:
+        """Put R'G'B' (1, 3, size, size) through every network."""
+        self.generator.picture(rgb)
 
     def _placed(self, network: M) -> M:
         network.to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -131,9 +148,12 @@ class System:
             gradient.copy_(piece.view_as(gradient))
 
     @torch.no_grad()
-    def _follow(self) -> None:
-        """average ← ema·average + (1 − ema)·generator; the buffers (batch-norm statistics) are averages already."""
-        keep = self.recipe.optimizer.ema
+    def _follow(self, step: int) -> None:
+        """average ← ema·average + (1 − ema)·generator; the buffers (batch-norm statistics) are averages already.
+
+        At first the average looks back less far, or a short run would end near the weights that it began with.
+        """
+        keep = min(self.recipe.optimizer.ema, (1 + step) / (10 + step))
         theirs = dict(self.generator.named_parameters())
         torch._foreach_lerp_(
             list(self.average.parameters()), [theirs[name] for name, _ in self.average.named_parameters()], 1 - keep

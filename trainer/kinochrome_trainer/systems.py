@@ -12,12 +12,20 @@ from .system import System
 SYSTEMS: dict[str, type[System]] = {"pix2pix": Pix2Pix, "cyclegan": CycleGAN}
 
 
+def named(name: str) -> type[System]:
+    """The system of a name. Raises BadRecipe when there is none."""
+    if name not in SYSTEMS:
+        raise BadRecipe(f"no system {name!r}; choose from {', '.join(SYSTEMS)}")
+    return SYSTEMS[name]
+
+
 def build(recipe: Recipe, fabric: Fabric | None = None) -> System:
     """The system a recipe names, with fresh weights that depend on its seed alone. Raises BadRecipe.
 
     fabric: devices and precision to train with; by default this process's CPU.
     """
-    if recipe.system not in SYSTEMS:
-        raise BadRecipe(f"no system {recipe.system!r}; choose from {', '.join(SYSTEMS)}")
+    kind = named(recipe.system)
     torch.manual_seed(recipe.seed)
-    return SYSTEMS[recipe.system](recipe, fabric or Fabric(accelerator="cpu", devices=1))
+    system = kind(recipe, fabric or Fabric(accelerator="cpu", devices=1))
+    system.rehearse()
+    return system
