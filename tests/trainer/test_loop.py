@@ -160,11 +160,11 @@ def test_two_processes_learn_what_one_learns(launcher: str, tmp_path: Path) -> N
     command += [word for setting in settings for word in ("--set", setting)]
     kinochrome = str(Path(sys.executable).with_name("kinochrome"))
     torchrun = [str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc-per-node", "2"]
-    start = [kinochrome] if launcher == "ours" else [*torchrun, kinochrome]
+    start, devices = ([kinochrome], ["--devices", "2"]) if launcher == "ours" else ([*torchrun, kinochrome], [])
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for out, devices, words in (("one", "1", [kinochrome]), ("two", "2", start)):
+    for out, words, more in (("one", [kinochrome], []), ("two", start, devices)):
         done = subprocess.run(
-            [*words, *command, "--out", str(tmp_path / out), "--devices", devices],
+            [*words, *command, "--out", str(tmp_path / out), *more],
             env=environment,
             capture_output=True,
             text=True,

@@ -383,7 +383,14 @@ class _Record:
     def _sample(self, step: int, phase: Phase) -> None:
         if self.file and any(self.shown):
             colour, gray = ([still.float() / 255 for still in stills] for stills in self.shown)
-            page = samples.sheet(self.system.average, colour, gray, lines=phase.size, device=self.fabric.device)
+            page = samples.sheet(
+                self.system.average,
+                colour,
+                gray,
+                lines=phase.size,
+                device=self.fabric.device,
+                translate=self.recipe.data.keep_color,
+            )
             samples.save(page, self.run / "samples" / f"step-{step:08d}.jpg")
             self.events.add_image("samples", np.asarray(page), step, dataformats="HWC")
 
