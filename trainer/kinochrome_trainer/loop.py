@@ -124,26 +124,10 @@ def train(
     Raises BadRun when the folder holds a run and `resume` is off, BadData, BadRecipe, Diverged.
     """
     torch.set_flush_denormal(True)  # numbers too small to matter are slow to compute with on a CPU
-    y, x = Stills(colour), Stills(gray)
-    shown = _shown(y, recipe), _shown(x, recipe)
-    stills = {"stills": len(y), "gray_stills": len(x)}
-    largest = math.ceil(max(phase.size for phase in recipe.phases) / recipe.data.zoom)
+    colour_stills, gray_stills = Stills(colour), Stills(gray)
     fabric = machine.fabric(recipe)
     warn = on_warning if fabric.is_global_zero else lambda text: None
-    with fabric.rank_zero_first():  # which makes the copies that the others then find
-        y, x = (shrunk(stills, largest, on_warning=warn) if len(stills) else stills for stills in (y, x))
-    for each in (y, x):
-        if len(each) and (broken := check(each)):
-            warn(f"{broken} stills are broken; others stand in for them")
-    unpaired = systems.named(recipe.system).UNPAIRED
-    if unpaired and not gray:
-        if recipe.data.keep_color:
-            raise BadData("this recipe translates between two sets of pictures: name them with --gray and --color")
-        if len(y) < 2:
-            raise BadData(
-                "gray is made from half of the colour stills, and there is only one: name --gray, or more stills"
-            )
-        y, x = y.halves(recipe.seed)
+    y, x = _domains(recipe, colour_stills, gray_stills, fabric, warn)
     recipe = recipe.resolved(len(y), steps)
     for index, phase in enumerate(recipe.phases):
         if phase.batch % fabric.world_size:
@@ -154,7 +138,12 @@ def train(
         warn(f"the discriminator joins at step {recipe.loss.adversarial_from}, after the end of this run")
     described = {
         "recipe": recipes.to_table(recipe),
-        "data": {"colour": [source.name for source in colour], "gray": [source.name for source in gray], **stills},
+        "data": {
+            "colour": [source.name for source in colour],
+            "stills": len(colour_stills),
+            "gray": [source.name for source in gray],
+            "gray_stills": len(gray_stills),
+        },
         "versions": provenance.versions(),
         "git": provenance.git_state(Path(__file__).parent),
     }
@@ -170,12 +159,12 @@ def train(
         _claim(run, described, first)
     stop = _StopRequest()
     with stop, _Record(run, recipe, system, fabric, first) as record:
-        record.shown = shown
+        record.shown = _shown(colour_stills, recipe), _shown(gray_stills, recipe)
         step = first
         for phase, start, end in recipe.stretches():
             if end <= first:
                 continue
-            feed = _feed(y, x if unpaired else None, recipe, phase, max(start, first), end, fabric)
+            feed = _feed(y, x, recipe, phase, max(start, first), end, fabric)
             for colour_batch, gray_batch in feed:
                 _schedule(system, recipe, phase, step)
                 seed, for_dropout = _step_seeds(recipe.seed, step, fabric.global_rank)
@@ -195,6 +184,27 @@ def train(
                 if stopping:
                     raise Stopped if fabric.is_global_zero else SystemExit(130)
     return step if fabric.is_global_zero else None
+
+
+def _domains(
+    recipe: Recipe, colour: Stills, gray: Stills, fabric: Fabric, warn: Callable[[str], None]
+) -> tuple[Stills, Stills | None]:
+    """The stills to learn from: colour, and the gray domain of unpaired systems."""
+    largest = math.ceil(max(phase.size for phase in recipe.phases) / recipe.data.zoom)
+    unpaired = systems.named(recipe.system).UNPAIRED
+    with fabric.rank_zero_first():  # which makes the copies that the others then find
+        y = shrunk(colour, largest, on_warning=warn)
+        x = shrunk(gray, largest, on_warning=warn) if unpaired and len(gray) else None
+    for stills in (y, x):
+        if stills is not None and (broken := check(stills)):
+            warn(f"{broken} stills are broken; others stand in for them")
+    if unpaired and x is None:
+        if recipe.data.keep_color:
+            raise BadData("this recipe translates between two sets of pictures: name them with --gray and --color")
+        if len(y) < 2:
+            raise BadData("gray is made from half of the colour stills, but there is only one: add more, or --gray")
+        y, x = y.halves(recipe.seed)
+    return y, x
 
 
 def _feed(
@@ -229,7 +239,7 @@ def _agreed(losses: dict[str, float], stopping: bool, fabric: Fabric) -> tuple[d
     """Mean losses over the processes, and whether any of them was asked to stop: all stop after the same step."""
     if fabric.world_size == 1:
         return losses, stopping
-    row = torch.tensor([float(stopping), *losses.values()], dtype=torch.float64, device=fabric.device)
+    row = torch.tensor([float(stopping), *losses.values()], device=fabric.device)
     row = cast(Tensor, fabric.all_reduce(row, reduce_op="mean"))
     asked, *means = row.tolist()
     return dict(zip(losses, means, strict=True)), asked > 0
