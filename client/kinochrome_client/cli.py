@@ -525,7 +525,7 @@ def evaluate(
         )
         folder = out or (what.with_suffix(".evaluation") if what.suffix == ".onnx" else what)
         evaluation.write(found, folder, painter, held_out, head)
-        if folder == what:
+        if folder == what and (what / "recipe.json").exists():
             _sibling("kinochrome_trainer.report", "trainer").write(what)
     if json_:
         print(json.dumps({**head, **found.plain()}, indent=2))

@@ -48,7 +48,7 @@ def test_a_colorizer_file_is_measured_with_everything(tmp_path: Path, stills: Pa
 
 
 def test_a_run_keeps_its_figures_for_the_export(tmp_path: Path, stills: Path) -> None:
-    settings = ["generator.width=8", "generator.depth=2", "discriminator.width=8", "phases.0.size=32"]
+    settings = ["generator.width=8", "generator.depth=2", "discriminator.layers=1", "phases.0.size=32"]
     small = recipe.load("default", settings)
     run = tmp_path / "run"
     checkpoint.save(run / "checkpoints", systems.build(small), small, 3)

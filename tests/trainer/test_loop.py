@@ -132,6 +132,12 @@ def test_mixed_precision_computes_in_bfloat16_and_keeps_weights_in_float32(
     assert all(value.dtype != torch.bfloat16 for value in weights(tmp_path / "run").values())
 
 
+def test_training_leaves_the_process_its_small_numbers(tmp_path: Path) -> None:
+    """Denormal numbers are flushed while training, for speed; whoever calls the trainer as a library keeps theirs."""
+    loop.train(small("phases.0.steps=1"), tmp_path / "run", colour=[pictures.make(tmp_path / "stills")])
+    assert sys.float_info.min / 2 > 0
+
+
 def test_a_machine_without_such_devices_is_one_line(tmp_path: Path) -> None:
     stills = pictures.make(tmp_path / "stills")
     with pytest.raises(BadRecipe, match="cannot train on 'nonsense'; choose from auto, cpu, cuda, mps"):

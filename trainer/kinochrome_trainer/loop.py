@@ -20,6 +20,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -123,7 +124,6 @@ def train(
     Ctrl-C ends the run after the step in hand, with a checkpoint, and then raises Stopped.
     Raises BadRun when the folder holds a run and `resume` is off, BadData, BadRecipe, Diverged.
     """
-    torch.set_flush_denormal(True)  # numbers too small to matter are slow to compute with on a CPU
     colour_stills, gray_stills = Stills(colour), Stills(gray)
     fabric = machine.fabric(recipe)
     warn = on_warning if fabric.is_global_zero else lambda text: None
@@ -158,7 +158,7 @@ def train(
     if fabric.is_global_zero:
         _claim(run, described, first)
     stop = _StopRequest()
-    with stop, _Record(run, recipe, system, fabric, first) as record:
+    with stop, _denormals_flushed(), _Record(run, recipe, system, fabric, first) as record:
         record.shown = _shown(colour_stills, recipe), _shown(gray_stills, recipe)
         step = first
         for phase, start, end in recipe.stretches():
@@ -412,6 +412,16 @@ def _trim_log(file: Path, step: int) -> None:
     lines = file.read_text().splitlines()
     kept = [line for line in lines if not line[:1].isdigit() or int(line.split(",")[0]) <= step]
     file.write_text("".join(line + "\n" for line in kept))
+
+
+@contextmanager
+def _denormals_flushed() -> Iterator[None]:
+    """While entered, numbers too small to matter are 0 in this thread: they are slow to compute with on a CPU."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)  # of the whole process's Python too: others may count on them
 
 
 class _StopRequest:
