@@ -149,7 +149,7 @@ def test_odd_films_are_coloured_whole_or_refused_in_a_line(
     elif len(before) == len(after):
         promises.luma(kept, before, after)
         if any(picture.patched for picture in before):
-            kept.note("damage is told", "" if any("are damaged" in text for text in said) else "no")
+            kept.note("damage is told", "" if any("marked as damaged" in text for text in said) else "no")
         if any("repeat timestamps" in text or "jumps back" in text for text in said):
             kept.note("time", nothing=True)  # it had none that could be kept
         else:

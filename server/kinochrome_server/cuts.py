@@ -7,7 +7,9 @@ all of it a little, is none either. Fades and dissolves are no cuts: the stabili
 """
 
 from collections import deque
+from collections.abc import Iterator
 from statistics import median
+from typing import Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -70,6 +72,35 @@ class CutFinder:
         nearby = [*steps[max(0, own - NEARBY) : own], *steps[own + 1 :]]
         contrast = min(float(np.abs(before[-1]).mean()), float(np.abs(after[0]).mean()))
         return least > max(LEAST, UNUSUAL * median(nearby or [0.0]), NEW * contrast)
+
+
+class Framed(Protocol):
+    """A frame on its way, as `with_cuts` needs it."""
+
+    thumbnail: npt.NDArray[np.uint8]
+    """(h, w), full range."""
+    starts_shot: bool
+    """Set by `with_cuts`."""
+
+
+F = TypeVar("F", bound=Framed)
+
+
+def with_cuts(frames: Iterator[F]) -> Iterator[F]:
+    """The same frames, DELAY later, each told whether a shot starts with it."""
+    finder = CutFinder()
+    waiting: deque[F] = deque()
+
+    def settled(cuts: list[bool]) -> Iterator[F]:
+        for cut in cuts:
+            frame = waiting.popleft()
+            frame.starts_shot = cut
+            yield frame
+
+    for frame in frames:
+        waiting.append(frame)
+        yield from settled(finder.push(frame.thumbnail))
+    yield from settled(finder.flush())
 
 
 def _distance(one: _Small, other: _Small) -> float:

@@ -4,10 +4,10 @@ from __future__ import annotations  # av.Packet takes a parameter in its type st
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import cast
+from typing import TypeVar, cast
 
 import av.error
 from av.video.frame import VideoFrame
@@ -35,6 +35,20 @@ class Shown:
 
 class OutOfOrder(Exception):
     """Frames came in another order than their times: the film's packets carry times of decoding."""
+
+
+T = TypeVar("T")
+
+
+def in_order(attempt: Callable[[bool], T]) -> T:
+    """What `attempt(by_rank)` gives: with the times as they are, or once more by rank where frames come OutOfOrder.
+
+    The attempt itself takes back what it had told of the frames so far.
+    """
+    try:
+        return attempt(False)
+    except OutOfOrder:
+        return attempt(True)
 
 
 @dataclass

@@ -33,8 +33,8 @@ from kinochrome_proto.errors import BadFilm, BadSettings, OutputInTheWay
 from . import stills
 from .chroma import Float
 from .compose import COLOUR_SPREAD
-from .cuts import DELAY, CutFinder
-from .decoding import Account, OutOfOrder, Shown
+from .cuts import DELAY, with_cuts
+from .decoding import Account, OutOfOrder, Shown, in_order
 from .fields import Deinterlacer, deinterlaced
 from .film import WARM_UP, Facts, Film, Segment
 from .packets import Role, StoredPacket
@@ -143,22 +143,24 @@ class Rake:
     def run(self, bench: Bench, tell: Callable[[int], None], *, sparing: bool) -> dict[str, Any]:
         del sparing
         decoder = bench.decoder(self.source, self.facts)
-        for by_rank in (False, True):
+
+        def attempt(by_rank: bool) -> dict[str, Any]:
             account, raking = Account(), _Raking(self)
             shown = decoder.frames(
                 self.segment, account, lenient=self.wanted.lenient, before=WARM_UP, after=DELAY, by_rank=by_rank
             )
             try:
-                for seen in _with_cuts(_whole(shown, self.facts)):
+                for seen in with_cuts(_whole(shown, self.facts)):
                     if seen.role != Role.AFTER:
                         raking.add(seen)
                         tell(seen.role == Role.OWN)
             except OutOfOrder:
                 tell(-raking.frames)
                 raking.discard()
-                continue
-            break
-        return {"parts": raking.finish(), "warnings": account.warnings}
+                raise
+            return {"parts": raking.finish(), "warnings": account.warnings}
+
+        return in_order(attempt)
 
 
 @dataclass(eq=False)
@@ -170,15 +172,15 @@ class _Seen:
     frame: VideoFrame
     luma: Plane
     """(H, W), a view of the frame."""
-    small: stills.Pixels
+    thumbnail: stills.Pixels
     """(h, w), full range."""
     is_damaged: bool
     starts_shot: bool = False
 
     @property
     def inside(self) -> stills.Pixels:
-        """What of `small` lies between black bars."""
-        return stills.Bars.around(self.small).without(self.small)
+        """What of `thumbnail` lies between black bars."""
+        return stills.Bars.around(self.thumbnail).without(self.thumbnail)
 
 
 def _whole(shown: Iterator[Shown], facts: Facts) -> Iterator[_Seen]:
@@ -210,22 +212,6 @@ def _picture(facts: Facts) -> Picture:
     return deinterlaced(facts.picture) if facts.picture.field_order else facts.picture
 
 
-def _with_cuts(frames: Iterator[_Seen]) -> Iterator[_Seen]:
-    finder = CutFinder()
-    waiting: deque[_Seen] = deque()
-
-    def settled(cuts: list[bool]) -> Iterator[_Seen]:
-        for cut in cuts:
-            seen = waiting.popleft()
-            seen.starts_shot = cut
-            yield seen
-
-    for seen in frames:
-        waiting.append(seen)
-        yield from settled(finder.push(seen.small))
-    yield from settled(finder.flush())
-
-
 class _Raking:
     """Finds the candidates of a segment: the best frame of each window of each part of a shot."""
 
@@ -243,7 +229,7 @@ class _Raking:
         """Take the next frame, of the segment or of those before it."""
         inside = seen.inside
         # Titles on black are wide bars with words between them: blank as a whole.
-        is_blank = stills.is_blank(seen.small) or stills.is_blank(inside)
+        is_blank = stills.is_blank(seen.thumbnail) or stills.is_blank(inside)
         starts = seen.starts_shot or (not is_blank and self._blank >= FADE)
         self._blank = self._blank + 1 if is_blank else 0
         if seen.role != Role.OWN:
@@ -281,9 +267,9 @@ class _Raking:
         (candidate, seen), self._best = self._best, None
         if candidate.sharpness >= BLURRED:
             wanted, folder = self._task.wanted, self._task.folder
-            bars = stills.Bars.around(seen.small)
+            bars = stills.Bars.around(seen.thumbnail)
             still = stills.still(seen.frame, seen.luma, self._picture, bars, wanted.size, wanted.format)
-            print_ = stills.fingerprint(bars.without(seen.small)).astype(np.float16).tobytes().hex()
+            print_ = stills.fingerprint(bars.without(seen.thumbnail)).astype(np.float16).tobytes().hex()
             candidate = replace(candidate, colour_spread=still.colour_spread, fingerprint=print_)
             candidate.file(folder, colour=False).write_bytes(still.gray)
             if still.colour:

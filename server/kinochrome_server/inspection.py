@@ -11,6 +11,8 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any, BinaryIO, cast
 
+import numpy as np
+import numpy.typing as npt
 from av.stream import Stream
 
 from kinochrome_proto.errors import KinochromeError
@@ -19,8 +21,8 @@ from . import colorizers
 from .chroma import Geometry, thumbnail
 from .codecs import Encoding, choose_codec, choose_container
 from .compose import COLOUR_SPREAD, chroma_of, colour_spread
-from .cuts import DELAY, CutFinder
-from .decoding import Account
+from .cuts import DELAY, with_cuts
+from .decoding import Account, OutOfOrder, Shown, in_order
 from .film import WARM_UP, Clip, Facts, Film, Segment
 from .journal import Journal
 from .packets import Role
@@ -95,6 +97,19 @@ class Inspection:
         return asdict(self)
 
 
+@dataclass(eq=False)
+class _Examined:
+    """What is kept of a frame that was looked at."""
+
+    role: Role
+    pts: int
+    thumbnail: npt.NDArray[np.uint8]
+    """(h, w), full range."""
+    spread: float
+    """How far it is in colour."""
+    starts_shot: bool = False
+
+
 @dataclass(frozen=True)
 class Examine:
     """Look at every frame of a segment: gives their times, cuts and how far each is in colour."""
@@ -111,30 +126,37 @@ class Examine:
 
     def run(self, bench: Bench, tell: Callable[[int], None], *, sparing: bool) -> dict[str, Any]:
         del sparing
-        account, finder, picture = Account(), CutFinder(), self.facts.picture
         decoder = bench.decoder(self.source, self.facts)
-        times: list[int] = []
-        spread: list[float] = []
-        own: list[bool] = []
-        cuts: list[bool] = []
-        frames = decoder.frames(self.segment, account, lenient=self.lenient, before=WARM_UP, after=DELAY)
-        for shown in frames:
-            luma = luma_of(shown.frame, picture)
-            cuts += finder.push(thumbnail(luma, self.geometry))
-            own.append(shown.role == Role.OWN)
-            if own[-1]:
-                times.append(shown.pts)
-                chroma = chroma_of(shown.frame, self.geometry)
-                spread.append(round(colour_spread(chroma, luma, self.geometry.depth), 2))
-                tell(1)
-        cuts += finder.flush()
-        own_cuts = [cut for cut, is_own in zip(cuts, own, strict=True) if is_own]
-        return {
-            "times": times,
-            "cuts": [time for time, cut in zip(times, own_cuts, strict=True) if cut],
-            "spread": spread,
-            "warnings": account.warnings,
-        }
+
+        def attempt(by_rank: bool) -> dict[str, Any]:
+            account = Account()
+            frames = decoder.frames(
+                self.segment, account, lenient=self.lenient, before=WARM_UP, after=DELAY, by_rank=by_rank
+            )
+            own: list[_Examined] = []
+            try:
+                for seen in with_cuts(map(self._examined, frames)):
+                    if seen.role == Role.OWN:
+                        own.append(seen)
+                        tell(1)
+            except OutOfOrder:
+                tell(-len(own))
+                raise
+            return {
+                "times": [seen.pts for seen in own],
+                "cuts": [seen.pts for seen in own if seen.starts_shot],
+                "spread": [seen.spread for seen in own],
+                "warnings": account.warnings,
+            }
+
+        return in_order(attempt)
+
+    def _examined(self, shown: Shown) -> _Examined:
+        luma = luma_of(shown.frame, self.facts.picture)
+        spread = 0.0
+        if shown.role == Role.OWN:
+            spread = colour_spread(chroma_of(shown.frame, self.geometry), luma, self.geometry.depth)
+        return _Examined(shown.role, shown.pts, thumbnail(luma, self.geometry), round(spread, 2))
 
 
 def inspect(

@@ -29,8 +29,8 @@ from . import colorizers, steady
 from .chroma import Float, Geometry, thumbnail
 from .codecs import Encoding
 from .compose import Composer
-from .cuts import DELAY, CutFinder
-from .decoding import Account, Decoder, OutOfOrder, Shown
+from .cuts import DELAY, with_cuts
+from .decoding import Account, Decoder, OutOfOrder, Shown, in_order
 from .engine import CpuEngine
 from .fields import Deinterlacer
 from .film import WARM_UP, Facts, Segment, probe
@@ -175,7 +175,8 @@ class Painter:
 
         Raises BadFilm when a frame cannot be decoded (unless the job is lenient), OSError of the disk.
         """
-        for by_rank in (False, True):
+
+        def attempt(by_rank: bool) -> dict[str, Any]:
             account = Account()
             with chunk.open("wb") as file:
                 out = _Chunk(file, account, self._facts)
@@ -183,18 +184,19 @@ class Painter:
                     self._encode(self._frames(segment, account, batch, by_rank=by_rank), out, tell)
                 except OutOfOrder:
                     tell(-out.frames)
-                    continue
+                    raise
                 file.flush()
                 if self._job.durable:
                     os.fsync(file.fileno())
-            break
-        return {
-            "frames": out.frames,
-            "lost": account.damaged,
-            "size": out.size,
-            "sha256": out.digest.hexdigest(),
-            "warnings": account.warnings,
-        }
+            return {
+                "frames": out.frames,
+                "lost": account.damaged,
+                "size": out.size,
+                "sha256": out.digest.hexdigest(),
+                "warnings": account.warnings,
+            }
+
+        return in_order(attempt)
 
     def _frames(self, segment: Segment, account: Account, batch: int, *, by_rank: bool) -> Iterator[_Frame]:
         """The segment's frames with their chroma, in showing order, and those before it."""
@@ -210,7 +212,7 @@ class Painter:
         if self._job.deinterlace:
             shown = _deinterlaced(shown, self._job.facts)
         frames = map(self._with_thumbnail, shown)
-        cut = _with_cuts(frames)
+        cut = with_cuts(frames)
         painted = self._painted(_telling(cut) if steadies else _own(cut), batch)
         return self._steadied(painted) if steadies else painted
 
@@ -276,22 +278,6 @@ def _deinterlaced(frames: Iterator[Shown], facts: Facts) -> Iterator[Shown]:
         shown.frame.pts = shown.pts
         yield from ready(deinterlacer.push(shown.frame))
     yield from ready(deinterlacer.flush())
-
-
-def _with_cuts(frames: Iterator[_Frame]) -> Iterator[_Frame]:
-    finder = CutFinder()
-    waiting: deque[_Frame] = deque()
-
-    def settled(cuts: list[bool]) -> Iterator[_Frame]:
-        for cut in cuts:
-            frame = waiting.popleft()
-            frame.starts_shot = cut
-            yield frame
-
-    for frame in frames:
-        waiting.append(frame)
-        yield from settled(finder.push(frame.thumbnail))
-    yield from settled(finder.flush())
 
 
 def _telling(frames: Iterator[_Frame]) -> Iterator[_Frame]:

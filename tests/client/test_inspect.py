@@ -49,6 +49,14 @@ def test_cuts_and_shots_in_colour_are_told_in_seconds(tmp_path: Path) -> None:
     assert people["in colour"] == "0.80 to 1.56, 2.40 to 3.56 s"
 
 
+def test_a_film_whose_packets_tell_times_of_decoding_is_told_of(tmp_path: Path) -> None:
+    """AVI keeps no times of showing: with B-frames, frames come in another order than their packets' times."""
+    film = films.make(tmp_path, Kind("film.avi", frames=48, gop=24, options={"bf": "2"}))
+    told = found(film)
+    assert (told["frames"], told["frame_rate"], told["frame_rate_kind"]) == (48, 24, "constant")
+    assert told["cuts"] == [] and told["warnings"] == []
+
+
 def test_times_of_cuts_are_on_the_films_own_clock(tmp_path: Path) -> None:
     part = films.make_shots(tmp_path, SHOTS, "part.ts", codec="libx264")
     import av

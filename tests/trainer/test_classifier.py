@@ -9,7 +9,7 @@ from skimage import data
 from torch import Tensor
 
 from kinochrome_trainer import classifier, metrics
-from kinochrome_trainer.errors import BadData
+from kinochrome_trainer.errors import BadWeights
 from tests import shared
 
 WEIGHTS = shared.DATA / "weights" / "decoded_squeezenet_v1_0_caffe_bgr.pth"
@@ -81,9 +81,9 @@ def test_files_of_weights_are_read_and_others_refused(tmp_path: Path) -> None:
         "other.pth": r"other\.pth holds no SqueezeNet v1\.0: its fire4\.e3\.bias is missing",
         "list.pth": "holds no state dict",
         "text.pth": "cannot be read as weights",
-        "none.pth": "is no file: name one with SqueezeNet",
+        "none.pth": "is no file: name one that holds SqueezeNet",
     }.items():
-        with pytest.raises(BadData, match=words) as caught:
+        with pytest.raises(BadWeights, match=words) as caught:
             classifier.load(str(tmp_path / name))
         assert "\n" not in str(caught.value)
 
@@ -93,7 +93,7 @@ def test_weights_that_cannot_be_fetched_are_one_line(monkeypatch: pytest.MonkeyP
         raise urllib.error.URLError("no route")
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
-    with pytest.raises(BadData, match=r"cannot be fetched from https://.*: download it elsewhere") as caught:
+    with pytest.raises(BadWeights, match=r"cannot be fetched from https://.*: download it elsewhere") as caught:
         classifier.load("imagenet")
     assert "\n" not in str(caught.value)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kinochrome_trainer import features, recipe
-from kinochrome_trainer.errors import BadRecipe
+from kinochrome_trainer.errors import BadRecipe, BadWeights, TrainingError
 from tests.shared import DATA, needs_data
 
 
@@ -54,7 +54,7 @@ def test_the_normalised_layout_knows_its_unit_mean() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (("nowhere.pth", ("relu2_2",)), "'nowhere.pth' is no file: name one with VGG-19 weights"),
+        (("nowhere.pth", ("relu2_2",)), "features.weights=nowhere.pth is no file: name one that holds VGG-19"),
         (("{vgg}", ("relu9_1",)), "no layer 'relu9_1'; known: relu1_1"),
         (("{vgg}", ()), "names no layer"),
         (("{text}", ("relu2_2",)), "cannot be read as weights"),
@@ -67,8 +67,9 @@ def test_weights_that_do_not_fit_are_named(
     (tmp_path / "text").write_text("hello")
     torch.save({"features.0.weight": torch.zeros(3)}, tmp_path / "other")
     file = settings[0].format(vgg=vgg, text=tmp_path / "text", other=tmp_path / "other")
-    with pytest.raises(BadRecipe, match=words):
+    with pytest.raises(TrainingError, match=words) as caught:
         features.load(recipe.Features(file, settings[1]))
+    assert isinstance(caught.value, BadRecipe if file == str(vgg) else BadWeights)
 
 
 def test_weights_that_cannot_be_fetched_say_how_to_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,5 +77,5 @@ def test_weights_that_cannot_be_fetched_say_how_to_do_without(monkeypatch: pytes
         raise OSError("no route to host")
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
-    with pytest.raises(BadRecipe, match=r"no route to host.*--set features.weights=FILE"):
+    with pytest.raises(BadWeights, match=r"no route to host.*--set features.weights=FILE"):
         features.load(recipe.Features())

@@ -2,13 +2,13 @@
 how far apart its features are."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import BadData
+from . import pretrained
+from .errors import BadWeights
 
 URL = "https://download.pytorch.org/models/squeezenet1_0-b66bff10.pth"
 """torchvision's ImageNet weights; the name ends in the start of the file's SHA-256, which is checked."""
@@ -65,7 +65,7 @@ class Classifier(nn.Module):
     def __init__(self, weights: dict[str, Tensor], source: str) -> None:
         """Take a state dict: torchvision's (R'G'B'), or one with Caffe's layer names (B'G'R' in 0..255 less a mean).
 
-        Raises BadData, naming `source`, when it is neither.
+        Raises BadWeights, naming `source`, when it is neither.
         """
         super().__init__()
         self.caffe = "conv1.weight" in weights
@@ -78,7 +78,7 @@ class Classifier(nn.Module):
         for name, wanted in self.state_dict().items():
             found = weights.get(_name(name, self.caffe))
             if not isinstance(found, Tensor) or found.shape != wanted.shape:
-                raise BadData(
+                raise BadWeights(
                     f"{source} holds no SqueezeNet v1.0: its {_name(name, self.caffe)} is missing or of another shape"
                 )
             state[name] = found
@@ -129,27 +129,9 @@ def _name(name: str, caffe: bool) -> str:
 def load(name: str) -> Classifier:
     """The classifier in a file of weights, or torchvision's by the name `imagenet`, fetched once into torch's hub.
 
-    Raises BadData when it cannot be had or is none.
+    Raises BadWeights when it cannot be had or is none.
     """
-    if name == "imagenet":
-        try:
-            weights = torch.hub.load_state_dict_from_url(URL, map_location="cpu", check_hash=True, weights_only=True)
-        except (OSError, RuntimeError) as error:
-            raise BadData(
-                f"the classifier cannot be fetched from {URL} ({error}): "
-                "download it elsewhere, and name the file with --classifier FILE"
-            ) from None
-        return Classifier(weights, URL)
-    file = Path(name)
-    if not file.is_file():
-        raise BadData(
-            f"--classifier {name!r} is no file: name one with SqueezeNet v1.0's weights (torchvision's squeezenet1_0), "
-            "or imagenet to have it fetched"
-        )
-    try:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises what its unpickler stumbled on
-        raise BadData(f"{file} cannot be read as weights: {error}".partition("\n")[0]) from None
-    if not isinstance(weights, dict):
-        raise BadData(f"{file} holds no state dict")
-    return Classifier(weights, str(file))
+    found, source = pretrained.weights(
+        name, url=URL, option="--classifier ", what="SqueezeNet v1.0 (torchvision's squeezenet1_0)"
+    )
+    return Classifier(found, source)

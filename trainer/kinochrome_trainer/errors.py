@@ -4,6 +4,7 @@ TrainingError
 ├─ BadRecipe      a recipe or an override cannot be used
 ├─ BadData        a folder or archive of stills cannot be used
 ├─ BadRun         a run folder is missing, unfinished or in the way
+├─ BadWeights     weights of a network of others cannot be had, or are not its
 └─ Diverged       the loss stopped being a number
 
 Stopped, a KeyboardInterrupt, is no error: a run was asked to stop, and saved.
@@ -20,6 +21,10 @@ class BadRecipe(TrainingError):
 
 class BadData(TrainingError):
     """A folder or archive of stills cannot be used."""
+
+
+class BadWeights(TrainingError):
+    """Weights of a network of others cannot be had, or are not its."""
 
 
 class BadRun(TrainingError):

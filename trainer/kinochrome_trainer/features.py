@@ -1,13 +1,11 @@
 """VGG-19 (Simonyan and Zisserman, 2015) as a measure of content: features that know textures and things."""
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import recipe
-from .errors import BadRecipe
+from . import pretrained, recipe
+from .errors import BadRecipe, BadWeights
 
 URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 """torchvision's ImageNet weights; the name ends in the start of the file's SHA-256, which is checked."""
@@ -28,7 +26,7 @@ class Vgg19(nn.Module):
     deviation: Tensor
 
     def __init__(self, layers: tuple[str, ...], weights: dict[str, Tensor], source: str) -> None:
-        """Raises BadRecipe, naming `source`, for a layer that does not exist or whose weights are not there."""
+        """Raises BadRecipe for a layer that does not exist, BadWeights, naming `source`, for one without weights."""
         super().__init__()
         for layer in layers:
             if layer not in LAYERS:
@@ -45,7 +43,7 @@ class Vgg19(nn.Module):
         for layer, name, outside in zip(LAYERS[:wanted], names, channels, strict=False):
             weight, bias = weights.get(f"{name}.weight"), weights.get(f"{name}.bias")
             if weight is None or bias is None or weight.shape != (outside, inside, 3, 3):
-                raise BadRecipe(f"features.weights: {source} holds no {layer} of a VGG-19")
+                raise BadWeights(f"features.weights: {source} holds no {layer} of a VGG-19")
             convolution = nn.Conv2d(inside, outside, 3)
             convolution.load_state_dict({"weight": weight, "bias": bias})
             self.convolutions.append(convolution)
@@ -77,27 +75,9 @@ def load(settings: recipe.Features) -> Vgg19:
     `settings.weights` is "imagenet" (torchvision's, fetched once into torch's hub folder) or a file: a state dict
     of torchvision's vgg19, or of the normalised VGG-19 of style transfer, whole or cut off after the layers wanted.
 
-    Raises BadRecipe when the weights cannot be had or do not fit.
+    Raises BadWeights when they cannot be had or do not reach to the layers, BadRecipe for layers that do not exist.
     """
-    if settings.weights == "imagenet":
-        try:
-            weights = torch.hub.load_state_dict_from_url(URL, map_location="cpu", check_hash=True, weights_only=True)
-        except (OSError, RuntimeError) as error:
-            raise BadRecipe(
-                f"the VGG-19 weights cannot be fetched from {URL} ({error}): "
-                "download them elsewhere, and name the file with --set features.weights=FILE"
-            ) from None
-        return Vgg19(settings.layers, weights, URL)
-    file = Path(settings.weights)
-    if not file.is_file():
-        raise BadRecipe(
-            f"features.weights: {settings.weights!r} is no file: name one with VGG-19 weights (torchvision's vgg19), "
-            "or imagenet to have it fetched"
-        )
-    try:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises what its unpickler stumbled on
-        raise BadRecipe(f"features.weights: {file} cannot be read as weights: {error}".splitlines()[0]) from None
-    if not isinstance(weights, dict):
-        raise BadRecipe(f"features.weights: {file} holds no state dict")
-    return Vgg19(settings.layers, weights, str(file))
+    found, source = pretrained.weights(
+        settings.weights, url=URL, option="--set features.weights=", what="VGG-19 (torchvision's vgg19)"
+    )
+    return Vgg19(settings.layers, found, source)
