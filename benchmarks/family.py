@@ -19,6 +19,7 @@ import json
 import math
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -175,11 +176,11 @@ def seconds_per_step(study: Study, variant: Variant, size: int) -> float:
     gray = torch.rand(BATCH, 1, size, size).expand(-1, 3, -1, -1).contiguous() if system.UNPAIRED else None
     batch = Batch(torch.rand(BATCH, 3, size, size), gray, gray_is_real=True)
     taken = []
-    for step in range(4):
+    for step in range(10):
         started = time.process_time()
         system.step(batch, step, torch.Generator().manual_seed(step))
         taken.append(time.process_time() - started)
-    return min(taken)
+    return statistics.median(taken[2:])
 
 
 def lengths(study: Study, budget: float) -> dict[str, list[int]]:
@@ -257,24 +258,26 @@ def table(study: Study) -> str:
     rows = {name: json.loads((study.out / name / "figures.json").read_text()) for name in VARIANTS}
     (study.out / "family.json").write_text(json.dumps(rows, indent=2) + "\n")
     heads = [evaluation.LABELS[column].text for column in COLUMNS]
-    lines = [f"| variant | steps | {' | '.join(heads)} |", "|---|--:|" + "--:|" * len(heads)]
+    lines = [f"| variant | steps | processor, s | {' | '.join(heads)} |", "|---|--:|--:|" + "--:|" * len(heads)]
 
-    def line(name: str, steps: str, figures: dict[str, Any], spans: dict[str, Any]) -> str:
+    def line(name: str, steps: str, seconds: float | None, figures: dict[str, Any], spans: dict[str, Any]) -> str:
         cells = []
         for column in COLUMNS:
             label, value = evaluation.LABELS[column], figures.get(column)
             low, high = spans.get(column, (0.0, 0.0))
             half = f" ± {(high - low) / 2 * label.scale:.{label.digits}f}" if column in ("psnr", "sum_at_128") else ""
             cells.append("" if value is None else f"{value * label.scale:.{label.digits}f}{half}")
-        return f"| {name} | {steps} | {' | '.join(cells)} |"
+        spent = "" if seconds is None else f"{seconds:.0f}"
+        return f"| {name} | {steps} | {spent} | {' | '.join(cells)} |"
 
     for film in (False, True):
         members = [name for name, variant in VARIANTS.items() if variant.film == film]
         first = rows[members[0]]
         for base in ("gray", "mean_chroma", "nearest_neighbour", "truth"):
-            lines.append(line(f"*{base.replace('_', ' ')}*", "", first[base], first["intervals"][base]))
+            lines.append(line(f"*{base.replace('_', ' ')}*", "", None, first[base], first["intervals"][base]))
         for name in members:
-            lines.append(line(name, str(rows[name]["step"]), rows[name]["ours"], rows[name]["intervals"]["ours"]))
+            row = rows[name]
+            lines.append(line(name, str(row["step"]), row["cpu_seconds"], row["ours"], row["intervals"]["ours"]))
     return "\n".join(lines) + "\n"
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from . import recipe
 from .colour import luma_of, rgb_to_ycbcr, ycbcr_to_rgb
+from .convolutions import Conv3x3, Narrow
 from .errors import BadRecipe
 from .layers import Block, Residual, norm
 
@@ -81,7 +82,10 @@ class LightUNet(Generator):
             )
 
         def conv(inside: int, outside: int, kernel: int = 3, stride: int = 1) -> Block:
-            convolution = nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False)
+            if (kernel, stride) == (3, 1):
+                convolution: nn.Conv2d = Conv3x3(inside, outside)
+            else:
+                convolution = nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False)
             return Block(convolution, norm(settings.norm, outside, settings.noise), nn.ReLU())
 
         width, depth = settings.width, settings.depth
@@ -164,7 +168,9 @@ class ResNet(Generator):
     def __init__(self, settings: recipe.Generator) -> None:
         super().__init__(settings)
 
-        def conv(inside: int, outside: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+        def conv(inside: int, outside: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
+            if (kernel, stride) == (3, 1):
+                return Conv3x3(inside, outside, padding_mode="reflect")
             return nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False, padding_mode="reflect")
 
         def block(convolution: nn.Module, channels: int, activation: nn.Module | None) -> Block:
@@ -173,7 +179,7 @@ class ResNet(Generator):
         def up(inside: int, outside: int) -> nn.Module:
             if settings.upsample == "transposed":
                 return nn.ConvTranspose2d(inside, outside, 3, 2, 1, output_padding=1, bias=False)
-            return nn.Sequential(nn.Upsample(scale_factor=2.0), conv(inside, outside, 3))
+            return nn.Sequential(nn.Upsample(scale_factor=2.0), conv(inside, outside))
 
         w = settings.width
         # Batch norm leaves the first layer out (Mahajan, 2022); the other norms do not.
@@ -184,11 +190,11 @@ class ResNet(Generator):
             block(conv(2 * w, 4 * w, 3, 2), 4 * w, nn.ReLU()),
         ]
         for _ in range(settings.blocks):
-            inner = block(conv(4 * w, 4 * w, 3), 4 * w, nn.ReLU())
-            body.append(Residual(inner, block(conv(4 * w, 4 * w, 3), 4 * w, None)))
+            inner = block(conv(4 * w, 4 * w), 4 * w, nn.ReLU())
+            body.append(Residual(inner, block(conv(4 * w, 4 * w), 4 * w, None)))
         body += [block(up(4 * w, 2 * w), 2 * w, nn.ReLU()), block(up(2 * w, w), w, nn.ReLU())]
         self.body = nn.ModuleList(body)
-        self.head = nn.Conv2d(w, self.outside, 7, padding=3, padding_mode="reflect")
+        self.head = Narrow(w, self.outside, 7, padding=3, padding_mode="reflect")
 
     def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
         for part in self.body:
