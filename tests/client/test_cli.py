@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import films, reading
+from tests.client import command
 from tests.films import Kind
 from tests.server import serving
 from tests.server.serving import KINOCHROME
@@ -151,7 +152,7 @@ def test_training_errors_are_one_line(tmp_path: Path) -> None:
         (["evaluate", tmp_path, "--data", tmp_path], "holds no checkpoint"),
     ]
     for arguments, words in cases:
-        done = kinochrome(*arguments)
+        done = command.run(*arguments)
         assert done.returncode == 1
         assert done.stderr.startswith("kinochrome: ") and done.stderr.count("\n") == 1, done.stderr
         assert words in done.stderr

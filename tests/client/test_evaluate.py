@@ -8,6 +8,7 @@ import torch
 
 from kinochrome_trainer import checkpoint, recipe, systems
 from tests import films
+from tests.client import command
 from tests.client.test_cli import kinochrome
 from tests.export import made
 from tests.films import Kind
@@ -72,7 +73,7 @@ def test_what_cannot_be_measured_is_one_line(tmp_path: Path, stills: Path) -> No
         ([tmp_path / "mine.onnx", "--data", stills, "--sequences", tmp_path / "empty"], "holds no clip"),
     ]
     for arguments, words in cases:
-        done = kinochrome("evaluate", *arguments)
+        done = command.run("evaluate", *arguments)
         assert done.returncode == 1
         assert done.stderr.startswith("kinochrome: ") and done.stderr.count("\n") == 1, done.stderr
         assert words in done.stderr

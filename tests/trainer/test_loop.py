@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors
 import torch
@@ -72,6 +73,24 @@ def test_a_resumed_run_ends_at_the_weights_of_an_uninterrupted_one(name: str, vg
     straight, resumed = weights(tmp_path / "straight"), weights(tmp_path / "broken")
     assert straight.keys() == resumed.keys()
     assert all(torch.equal(value, resumed[key]) for key, value in straight.items())
+
+
+def test_stills_that_turn_out_to_be_broken_are_counted_at_the_end(tmp_path: Path) -> None:
+    folder = pictures.make(tmp_path / "stills", 600, (32, 32))
+    sampled = {int(index) for index in np.linspace(0, 599, 512)}
+    unseen = min(set(range(600)) - sampled)  # the look before training passes it over
+    files = sorted(folder.rglob("*.jpg"), key=lambda file: str(file.relative_to(folder)))
+    files[unseen].write_bytes(b"broken")
+    told: list[str] = []
+    stills = Stills([folder])
+    assert [name for _, name in stills.entries][unseen] == str(files[unseen].relative_to(folder))
+    loop.train(
+        small("phases.0.batch=64", "phases.0.steps=60", "sample_every=1000", "loss.adversarial=0"),
+        tmp_path / "run",
+        colour=[folder],
+        on_warning=told.append,
+    )
+    assert told == ["1 stills turned out to be broken in the course of this run; others stood in for them"]
 
 
 def test_progressive_resizing_carries_weights_and_optimizers_from_phase_to_phase(tmp_path: Path) -> None:

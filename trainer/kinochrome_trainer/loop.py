@@ -128,6 +128,7 @@ def train(
     fabric = machine.fabric(recipe)
     warn = on_warning if fabric.is_global_zero else lambda text: None
     y, x = _domains(recipe, colour_stills, gray_stills, fabric, warn)
+    known = _broken(y, x)
     recipe = recipe.resolved(len(y), steps)
     for index, phase in enumerate(recipe.phases):
         if phase.batch % fabric.world_size:
@@ -183,6 +184,8 @@ def train(
                     on_progress(Progress(step, recipe.steps, speed, losses))
                 if stopping:
                     raise Stopped if fabric.is_global_zero else SystemExit(130)
+    if (broken := _broken(y, x)) > known:
+        warn(f"{broken} stills turned out to be broken in the course of this run; others stood in for them")
     return step if fabric.is_global_zero else None
 
 
@@ -205,6 +208,10 @@ def _domains(
             raise BadData("gray is made from half of the colour stills, but there is only one: add more, or --gray")
         y, x = y.halves(recipe.seed)
     return y, x
+
+
+def _broken(y: Stills, x: Stills | None) -> int:
+    return len(y.faults) + (len(x.faults) if x else 0)
 
 
 def _feed(

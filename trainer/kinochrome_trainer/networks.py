@@ -5,6 +5,7 @@ that is where time goes. H and W must be multiples of its `size_multiple`.
 """
 
 import itertools
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
@@ -18,7 +19,7 @@ from .errors import BadRecipe
 from .layers import Block, Residual, norm
 
 
-class Generator(nn.Module):
+class Generator(nn.Module, ABC):
     """Base of all generators; a subclass sets `size_multiple` and defines `forward`."""
 
     chroma_stride: ClassVar[int]
@@ -33,9 +34,9 @@ class Generator(nn.Module):
         # Pictures are read as pictures too: gray comes as three equal channels, and G(colour) has a meaning.
         self.inside, self.outside = (3, 3) if self.paints_pictures else (1, 2)
 
+    @abstractmethod
     def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
         """(N, inside, H, W) in -1..1, noise (N, noise_length) -> (N, outside, H/s, W/s) in -1..1."""
-        raise NotImplementedError
 
     def paint(self, luma: Tensor, noise: Tensor | None = None) -> Tensor:
         """Luma (N, 1, H, W) in 0..1 -> chroma (N, 2, H/s, W/s) in -0.5..0.5.

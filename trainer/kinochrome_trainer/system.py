@@ -1,6 +1,7 @@
 """What all systems share: networks with their optimizers, one update, the running average, the colours used so far."""
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class Stateful(Protocol):
     def load_state_dict(self, state: dict[str, Tensor]) -> Any: ...
 
 
-class System:
+class System(ABC):
     """Networks of one family and how they are trained together. The loop knows only this class.
 
     A subclass says which loss terms it has, adds its networks, and defines `step`.
@@ -83,9 +84,9 @@ class System:
             self.colours = self._placed(ColourUse())
             self.modules["colours"] = self.colours
 
+    @abstractmethod
     def step(self, batch: Batch, step: int, chance: torch.Generator) -> dict[str, float]:
         """One update, step `step` of the run; returns the losses by name. All that is random comes from `chance`."""
-        raise NotImplementedError
 
     def rehearse(self) -> None:
         """Run each network once at each phase's size. Raises BadRecipe for one that is too small for them."""
