@@ -32,10 +32,11 @@ from kinochrome_proto.manifest import Manifest
 from kinochrome_server import colorizers
 from kinochrome_server.chroma import Float, Geometry, chroma_planes, thumbnail
 from kinochrome_server.cuts import CutFinder
-from kinochrome_server.engine import CpuEngine
-from kinochrome_server.film import WARM_UP
+from kinochrome_server.engines.cpu import CpuEngine
+from kinochrome_server.engines.interface import EngineSettings
 from kinochrome_server.looks import Look
 from kinochrome_server.planes import LUMA_WEIGHTS, Picture, luma_of, picture_of
+from kinochrome_server.segments import WARM_UP
 from kinochrome_server.steady import LOOKAHEAD, Stabilizer
 from kinochrome_trainer.consistency import cdc, histograms
 
@@ -333,7 +334,7 @@ def main() -> int:
     parser.add_argument("--sheet", type=Path, help="a folder for a picture of each clip")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
-    engine = CpuEngine(colorizers.load())
+    engine = CpuEngine(colorizers.load(), EngineSettings())
     rows: dict[str, Row] = {}
     print(HEADING)
     for file in sorted(path for path in arguments.data.iterdir() if path.is_file()):

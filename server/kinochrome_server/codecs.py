@@ -19,8 +19,8 @@ from av.video.stream import VideoStream
 
 from kinochrome_proto.errors import BadSettings
 
+from .facts import Facts
 from .fields import FieldMarker
-from .film import Facts
 from .planes import FULL, LIMITED, UNSPECIFIED, chroma_shape, depth_of, encodable_formats, output_format
 
 os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 writes to stderr, past libav: of errors alone, then

@@ -14,8 +14,10 @@ from av.video.frame import VideoFrame
 
 from kinochrome_proto.errors import BadFilm
 
-from .film import MAX_PIXELS, Facts, Segment, opened
+from .facts import Facts
+from .opening import MAX_PIXELS, opened
 from .packets import Role, StoredPacket, read_packets
+from .segments import Segment
 from .sources import Source
 
 MOST_TIMELESS = 32

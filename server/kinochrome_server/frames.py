@@ -35,11 +35,13 @@ from .chroma import Float
 from .compose import COLOUR_SPREAD
 from .cuts import DELAY, with_cuts
 from .decoding import Account, OutOfOrder, Shown, in_order
+from .facts import Facts
 from .fields import Deinterlacer, deinterlaced
-from .film import WARM_UP, Facts, Film, Segment
+from .film import Film
 from .packets import Role, StoredPacket
 from .planes import Picture, Plane, luma_of
 from .pool import WorkerPool
+from .segments import WARM_UP, Segment
 from .sources import Source
 from .worker import Bench, Probe
 

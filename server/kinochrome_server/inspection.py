@@ -23,12 +23,14 @@ from .codecs import Encoding, choose_codec, choose_container
 from .compose import COLOUR_SPREAD, chroma_of, colour_spread
 from .cuts import DELAY, with_cuts
 from .decoding import Account, OutOfOrder, Shown, in_order
-from .film import WARM_UP, Clip, Facts, Film, Segment
+from .facts import Facts
+from .film import Clip, Film
 from .journal import Journal
 from .packets import Role
 from .pipeline import Settings, caveats, colorize
 from .planes import luma_of
 from .pool import WorkerPool
+from .segments import WARM_UP, Segment
 from .sources import Source
 from .worker import Bench, Probe
 

@@ -19,8 +19,8 @@ from av.video.stream import VideoStream
 
 from kinochrome_proto.errors import BadSettings
 from kinochrome_server.codecs import CODECS, CONTAINERS, Codec, Container, Encoding, choose_codec, choose_container
+from kinochrome_server.facts import Facts
 from kinochrome_server.fields import marked
-from kinochrome_server.film import Facts
 from kinochrome_server.planes import Picture, assemble, chroma_shape, luma_of, picture_of
 
 SIZE = WIDTH, HEIGHT = 496, 240

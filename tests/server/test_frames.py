@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 
 from kinochrome_proto.errors import BadFilm, BadSettings, OutputInTheWay
 from kinochrome_server import frames, stills
-from kinochrome_server.film import Facts
+from kinochrome_server.facts import Facts
 from kinochrome_server.frames import Gleaner, Tally, Wanted
 from kinochrome_server.pool import WorkerPool
 from kinochrome_server.sources import FileSource
