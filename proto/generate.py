@@ -1,4 +1,4 @@
-"""Generates the committed stubs from the .proto: `python -m proto.generate`, with --check only compares."""
+"""Generates the committed stubs from the .proto files: `python -m proto.generate`, with --check only compares."""
 
 import os
 import sys
@@ -8,18 +8,22 @@ from pathlib import Path
 from grpc_tools import protoc
 
 ROOT = Path(__file__).parent
-PROTO = Path("kinochrome_proto/kinochrome/v1/colorizer.proto")
-OUTPUTS = ("colorizer_pb2.py", "colorizer_pb2.pyi", "colorizer_pb2_grpc.py", "colorizer_pb2_grpc.pyi")
+MESSAGES, CALLS = ("python", "mypy"), ("grpc_python", "mypy_grpc")
+PLUGINS = {
+    Path("kinochrome_proto/kinochrome/v1/colorizer.proto"): (*MESSAGES, *CALLS),
+    Path("kinochrome_proto/kinochrome/onnx/v1/model.proto"): MESSAGES,
+}
+ENDINGS = {"python": "_pb2.py", "mypy": "_pb2.pyi", "grpc_python": "_pb2_grpc.py", "mypy_grpc": "_pb2_grpc.pyi"}
 
 
 def generate(target: Path) -> None:
     """Write the stubs under `target`."""
     # protoc looks for its plugins on PATH; they lie beside this interpreter.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    kinds = ("python", "grpc_python", "mypy", "mypy_grpc")
-    outputs = [f"--{kind}_out={'quiet:' if 'mypy' in kind else ''}{target}" for kind in kinds]
-    if protoc.main(["protoc", f"-I{ROOT}", *outputs, str(ROOT / PROTO)]):
-        sys.exit("stubs: protoc failed")
+    for proto, kinds in PLUGINS.items():
+        outputs = [f"--{kind}_out={'quiet:' if 'mypy' in kind else ''}{target}" for kind in kinds]
+        if protoc.main(["protoc", f"-I{ROOT}", *outputs, str(ROOT / proto)]):
+            sys.exit("stubs: protoc failed")
 
 
 def main() -> None:
@@ -27,10 +31,11 @@ def main() -> None:
         return generate(ROOT)
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder))
+        outputs = [proto.with_name(proto.stem + ENDINGS[kind]) for proto, kinds in PLUGINS.items() for kind in kinds]
         stale = [
-            name
-            for name in OUTPUTS
-            if (ROOT / PROTO.with_name(name)).read_bytes() != (Path(folder) / PROTO.with_name(name)).read_bytes()
+            file.name
+            for file in outputs
+            if not (ROOT / file).exists() or (ROOT / file).read_bytes() != (Path(folder) / file).read_bytes()
         ]
     if stale:
         sys.exit(f"stubs: {', '.join(stale)} do not match the .proto: run make stubs")

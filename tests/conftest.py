@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import pytest
 
 if TYPE_CHECKING:
+    from tests.export.exports import Exports
     from tests.promises import Kept
 
 
@@ -44,3 +45,20 @@ def vgg(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.trainer import weights  # not above: most tests need no torch
 
     return weights.vgg(tmp_path_factory.mktemp("weights") / "vgg19.pth")
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, whose generator students can learn from."""
+    from tests.trainer import weights
+
+    return weights.teacher(tmp_path_factory.mktemp("teacher"))
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> "Exports":
+    """Colorizer files of the recipes, by name; each is exported once for all test processes."""
+    from tests.export.exports import Exports
+
+    own = tmp_path_factory.getbasetemp()
+    return Exports((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "exports")

@@ -2,11 +2,15 @@
 
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
+import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from kinochrome_proto.errors import KinochromeError
 
@@ -15,13 +19,16 @@ EXTRAS = {
     "trainer": ["torch", "pillow", "safetensors"],
     "export": ["onnx", "onnxscript"],
 }
+TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+"""Distributions that bring TensorRT; the last two say for which CUDA."""
 
 
 @dataclass(frozen=True)
 class Finding:
     """One line of the report."""
 
-    state: Literal["ok", "note", "fault"]
+    state: Literal["ok", "note", "warn", "fault"]
+    """It works; it is not there; it is there and does not work; without it nothing does."""
     what: str
 
     def line(self) -> str:
@@ -30,51 +37,95 @@ class Finding:
 
 def examine() -> list[Finding]:
     """All findings, in reading order."""
-    findings = [Finding("ok", f"Python {platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores")]
+    return [
+        Finding("ok", f"Python {platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores"),
+        *_extras(),
+        *_packages(),
+        *_engines(),
+    ]
+
+
+def _extras() -> Iterator[Finding]:
     for extra, names in EXTRAS.items():
         found = {name: _version(name) for name in names}
         if "onnxruntime" in found:
             found["onnxruntime"] = found["onnxruntime"] or _version("onnxruntime-gpu")
         missing = [name for name, number in found.items() if number is None]
         if missing:
-            findings.append(
-                Finding("note", f"[{extra}] not installed ({', '.join(missing)}): pip install 'kinochrome[{extra}]'")
-            )
+            yield Finding("note", f"[{extra}] not installed ({', '.join(missing)}): pip install 'kinochrome[{extra}]'")
         else:
-            findings.append(
-                Finding("ok", f"[{extra}] " + ", ".join(f"{name} {number}" for name, number in found.items()))
-            )
-    if _version("onnxruntime") and _version("onnxruntime-gpu"):
-        findings.append(
-            Finding("fault", "onnxruntime and onnxruntime-gpu overwrite each other: pip uninstall both, install one")
+            yield Finding("ok", f"[{extra}] " + ", ".join(f"{name} {number}" for name, number in found.items()))
+
+
+def _packages() -> Iterator[Finding]:
+    """What does not go together."""
+    if _version("onnxruntime") and (gpu := _version("onnxruntime-gpu")):
+        yield Finding(
+            "fault",
+            f"onnxruntime {_version('onnxruntime')} and onnxruntime-gpu {gpu} overwrite each other: "
+            "pip uninstall both, install one",
         )
-    findings.append(_colouring())
-    return findings
+    built_for = _tensorrt_of_onnxruntime()
+    for name in TENSORRT:
+        number = _version(name)
+        if number and built_for and int(number.partition(".")[0]) != built_for:
+            yield Finding(
+                "warn",
+                f"{name} {number} beside onnxruntime-gpu {_version('onnxruntime-gpu')}, which is built for TensorRT "
+                f"{built_for}: --engine tensorrt cannot work; pip install '{name}=={built_for}.*', "
+                "or use --engine tensorrt-native",
+            )
 
 
-def _colouring() -> Finding:
-    """Run the default colorizer on one picture."""
+def _tensorrt_of_onnxruntime() -> int | None:
+    """Major version of the TensorRT that the installed ONNX Runtime links to; None where it links to none."""
+    if _version("onnxruntime-gpu") is None or (found := importlib.util.find_spec("onnxruntime")) is None:
+        return None
+    for folder in found.submodule_search_locations or ():
+        provider = Path(folder, "capi", "libonnxruntime_providers_tensorrt.so")
+        if provider.exists() and (linked := re.search(rb"libnvinfer\.so\.(\d+)\0", provider.read_bytes())):
+            return int(linked[1])
+    return None
+
+
+def _engines() -> Iterator[Finding]:
+    """Each engine, tried on the default colorizer."""
     try:
-        colorizers = importlib.import_module("kinochrome_server.colorizers")
-        engine_module = importlib.import_module("kinochrome_server.engine")
-        numpy = importlib.import_module("numpy")
+        choice = importlib.import_module("kinochrome_server.engines.choice")
+        interface = importlib.import_module("kinochrome_server.engines.interface")
+        colorizer = importlib.import_module("kinochrome_server.colorizers").load()
     except ImportError as error:
-        return Finding(
+        yield Finding(
             "fault", f"films cannot be coloured here ({error}): pip install 'kinochrome[server]', or use --server"
         )
-    try:
-        engine = engine_module.CpuEngine(colorizers.load())
-        side = engine.manifest.size_multiple * max(1, engine.manifest.working_size // engine.manifest.size_multiple)
-        picture = numpy.zeros((1, side, side), numpy.uint8)
-        engine.run(picture)
-        started = time.perf_counter()
-        engine.run(picture)
-        took = time.perf_counter() - started
+        return
     except KinochromeError as error:
-        return Finding("fault", str(error))
-    return Finding(
-        "ok", f"engine {engine.name}: the default colorizer paints {side}x{side} in {took * 1000:.1f} ms on one core"
-    )
+        yield Finding("fault", str(error))
+        return
+    usable = []
+    for word, kind in choice.ENGINES.items():
+        try:
+            engine = choice.choose(word, colorizer, interface.EngineSettings(batch=1))
+            took = _milliseconds(engine, choice.picture(colorizer.manifest))
+        except (KinochromeError, MemoryError) as error:
+            state: Literal["note", "warn", "fault"] = "warn" if choice.should_work(word) else "note"
+            yield Finding(state if kind.needs else "fault", str(error) or f"--engine {word}: not enough memory")
+            continue
+        usable.append(word)
+        height, width = choice.picture(colorizer.manifest).shape[1:]
+        yield Finding(
+            "ok", f"engine {choice.described(word)}: the default colorizer paints {width}x{height} in {took:.1f} ms"
+        )
+    if usable:
+        yield Finding("ok", f"--engine auto takes {usable[0]}")
+
+
+def _milliseconds(engine: Any, picture: Any) -> float:
+    """For one picture, the engine being warm."""
+    engine.run(picture)
+    started = time.perf_counter()
+    engine.run(picture)
+    return 1000 * (time.perf_counter() - started)
 
 
 def _version(distribution: str) -> str | None:

@@ -67,8 +67,15 @@ class Display:
         """Count what an earlier run had done: it says nothing of this one's speed."""
         self._before = done
 
-    def warn(self, text: str) -> None:
+    def say(self, text: str) -> None:
         """Say something that should stay on the screen."""
+        if self._console.is_terminal:
+            self._console.print(Text(text))
+        else:
+            print(text, file=sys.stderr)
+
+    def warn(self, text: str) -> None:
+        """Say something that the user should know."""
         if self._console.is_terminal:
             self._console.print(Text.assemble(("warning: ", "yellow"), text))
         else:

@@ -7,7 +7,8 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from kinochrome_proto.errors import BadColorizer, UnknownColorizer
+from kinochrome_proto import colorizer_file
+from kinochrome_proto.errors import BadColorizer
 from kinochrome_proto.manifest import CHROMA, LUMA, NOISE, Manifest
 
 
@@ -34,23 +35,16 @@ class Exported:
 def load(file: Path) -> Exported:
     """The painter in a colorizer file.
 
-    Raises UnknownColorizer when it cannot be read, BadColorizer when it is no colorizer or does not fit its metadata.
+    Raises UnknownColorizer when it cannot be read, BadColorizer when it is none or is not sound.
     """
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise UnknownColorizer(f"colorizer {file} cannot be read: {error.strerror}") from None
+    colorizer = colorizer_file.read(file)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised, in our words
     options.intra_op_num_threads = torch.get_num_threads()
     # Spinning threads would take PyTorch's share of the cores while they wait.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(colorizer.content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
         raise BadColorizer(f"{file} cannot be loaded as an ONNX model: {error}".partition("\n")[0]) from None
-    manifest = Manifest.from_metadata(session.get_modelmeta().custom_metadata_map, str(file))
-    takes, gives = [item.name for item in session.get_inputs()], [item.name for item in session.get_outputs()]
-    if (takes, gives) != ([LUMA, NOISE] if manifest.noise_length else [LUMA], [CHROMA]):
-        raise BadColorizer(f"{file} does not take and give what its metadata states: export it again")
-    return Exported(session, manifest)
+    return Exported(session, colorizer.manifest)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ import torch
 from kinochrome_proto.manifest import CHROMA, LUMA, NOISE, Manifest
 from kinochrome_trainer import checkpoint, colour, recipe
 from kinochrome_trainer.errors import BadRun
+from kinochrome_trainer.networks import Generator
 
-from . import parity
+from . import parity, sealing
 from .graph import LumaToChroma
 
 OPSET = 20
@@ -53,18 +53,19 @@ def export(run: Path, target: Path, *, working_size: int | None = None, licence:
         recipe={**recipe.to_table(trained), "trained_steps": step, "trained_on": data},
         evaluation=evaluation,
     )
+    return write_network(generator, manifest, target)
+
+
+def write_network(generator: Generator, manifest: Manifest, target: Path) -> Manifest:
+    """Write a network as a colorizer file; return its manifest with the parity measured. Raises ParityError."""
     graph = LumaToChroma(generator).eval()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
         file = Path(folder) / target.name
         _write(graph, file, generator.size_multiple)
         measured = parity.measure(graph, file, generator.size_multiple)
-        manifest = dataclasses.replace(manifest, parity=dataclasses.asdict(measured))
-        model = onnx.load(file)
-        onnx.helper.set_model_props(model, manifest.to_metadata())
-        onnx.checker.check_model(model, full_check=True)
-        onnx.save(model, file)
-        os.replace(file, target)
+        manifest = dataclasses.replace(manifest, parity=measured.plain())
+        sealing.write(onnx.load(file), manifest, target)
     return manifest
 
 

@@ -5,6 +5,7 @@ KinochromeError
 ├─ BadSettings         the settings ask for something that does not exist or does not fit
 ├─ UnknownColorizer    no colorizer of that name or file
 ├─ BadColorizer        a colorizer file is damaged or made for another version
+├─ Unusable            an engine cannot run on this machine
 ├─ OutputInTheWay      the output exists, or its folder does not
 ├─ Cancelled           the user or the other side gave up
 ├─ ServerUnreachable   no server answers there
@@ -47,6 +48,12 @@ class BadColorizer(KinochromeError):
     reason = "BAD_COLORIZER"
 
 
+class Unusable(KinochromeError):
+    """An engine cannot run on this machine."""
+
+    reason = "ENGINE_UNUSABLE"
+
+
 class OutputInTheWay(KinochromeError):
     """The output exists, or its folder does not."""
 
@@ -84,6 +91,7 @@ BY_REASON: dict[str, type[KinochromeError]] = {
         BadSettings,
         UnknownColorizer,
         BadColorizer,
+        Unusable,
         OutputInTheWay,
         Cancelled,
         ServerUnreachable,

@@ -1,6 +1,6 @@
 """What a colorizer file says of itself: metadata inside the ONNX file, written by export, read by the server.
 
-Each field is one metadata entry `kinochrome.<field>` whose value is JSON.
+Each field is one metadata entry `kinochrome.<field>` whose value is JSON. The checksum is one more: see `seal`.
 
 The graph takes one tensor, `luma`: (N, 1, H, W) uint8, full range (0 black, 255 white), H and W multiples of
 `size_multiple`; it gives one, `chroma`: (N, 2, H / chroma_stride, W / chroma_stride) float32, (Cb, Cr) in
@@ -10,17 +10,23 @@ The graph takes one tensor, `luma`: (N, 1, H, W) uint8, full range (0 black, 255
 
 import dataclasses
 import json
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_origin
 
 from .errors import BadColorizer
 
-FORMAT_VERSION = 1
-MAX_SIZE = 8192  # pixels
+FORMAT_VERSION = 2
+MAX_SIZE = 8192  # pixels, and numbers of noise
+MAX_MULTIPLE = 1024  # pixels: ten halvings
+MAX_TEXT = 200  # characters
+MAX_LEVELS = 16  # of tables in tables
 LUMA, NOISE, CHROMA = "luma", "noise", "chroma"  # names of the graph's inputs and output
 CHROMA_ENCODINGS = ("ycbcr-bt601-full",)
-_PREFIX = "kinochrome."
+PRECISIONS = ("fp32", "fp16", "int8")
+PREFIX = "kinochrome."
+_KINDS: dict[object, str] = {str: "a text", int: "a whole number", dict: "a table"}
 
 
 @dataclass(frozen=True)
@@ -46,36 +52,84 @@ class Manifest:
     evaluation: dict[str, Any] = field(default_factory=dict)
     """Figures on held-out stills; empty when none were taken."""
     parity: dict[str, Any] = field(default_factory=dict)
-    """Largest and mean difference from the trained network, in 8-bit code values, as measured at export."""
+    """Largest and mean difference from the trained network, in 8-bit code values, as measured at export; `probe`."""
+    precision: str = "fp32"
+    """Of its weights and sums; one of PRECISIONS."""
+    precision_loss: dict[str, Any] = field(default_factory=dict)
+    """What another precision than fp32 cost, measured against fp32."""
     format_version: int = FORMAT_VERSION
 
     def to_metadata(self) -> dict[str, str]:
         """The entries to store in the file."""
-        return {_PREFIX + name: json.dumps(value) for name, value in dataclasses.asdict(self).items()}
+        return {PREFIX + name: json.dumps(value) for name, value in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], file: str) -> "Manifest":
         """Read it back. Raises BadColorizer, naming `file`, when it is missing, damaged or too new."""
-        entries = {key.removeprefix(_PREFIX): text for key, text in metadata.items() if key.startswith(_PREFIX)}
+        entries = {key.removeprefix(PREFIX): text for key, text in metadata.items() if key.startswith(PREFIX)}
         if "format_version" not in entries:
-            raise BadColorizer(f"{file} is no colorizer: make one with `kinochrome export`")
+            raise BadColorizer(f"{file} is an ONNX model but no colorizer: make one with `kinochrome export`")
         try:
             values = {name: json.loads(text) for name, text in entries.items()}
-        except ValueError:
+            if not all(map(_is_shallow, values.values())):
+                raise ValueError
+        except (ValueError, RecursionError):
             raise BadColorizer(f"{file}: its metadata is damaged; export it again") from None
         if values["format_version"] != FORMAT_VERSION:
             raise BadColorizer(
-                f"{file} has format version {values['format_version']}, this program reads {FORMAT_VERSION}"
+                f"{file} has format version {_said(values['format_version'])}, this program reads {FORMAT_VERSION}: "
+                "export it again, or use the release of Kinochrome that made it"
             )
         known = {item.name: item for item in dataclasses.fields(cls)}
         required = {name for name, item in known.items() if item.default is item.default_factory}  # both MISSING
         if missing := sorted(required - values.keys()):
             raise BadColorizer(f"{file} lacks {', '.join(missing)} in its metadata; export it again")
+        for name, item in known.items():
+            kind = get_origin(item.type) or item.type
+            if name in values and type(values[name]) is not kind:
+                raise BadColorizer(f"{file}: {name} is {_said(values[name])}, not {_KINDS[kind]}; export it again")
         manifest = cls(**{name: value for name, value in values.items() if name in known})
-        for name in ("working_size", "size_multiple", "chroma_stride"):
-            value = getattr(manifest, name)
-            if not isinstance(value, int) or not 1 <= value <= MAX_SIZE:
-                raise BadColorizer(f"{file}: {name} is {value!r}, not a number of 1 to {MAX_SIZE}; export it again")
-        if manifest.chroma_encoding not in CHROMA_ENCODINGS:
-            raise BadColorizer(f"{file} gives chroma as {manifest.chroma_encoding!r}, which this program does not know")
+        manifest._check(file)
         return manifest
+
+    def _check(self, file: str) -> None:
+        for name in ("family", "licence"):
+            text = getattr(self, name)
+            if len(text) > MAX_TEXT or not text.isprintable():
+                raise BadColorizer(
+                    f"{file}: {name} is {_said(text)}, not a line of at most {MAX_TEXT} characters; export it again"
+                )
+        for name, least, most in (
+            ("working_size", 1, MAX_SIZE),
+            ("size_multiple", 1, MAX_MULTIPLE),
+            ("chroma_stride", 1, MAX_MULTIPLE),
+            ("noise_length", 0, MAX_SIZE),
+        ):
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise BadColorizer(
+                    f"{file}: {name} is {_said(value)}, not a number of {least} to {most}; export it again"
+                )
+        if self.size_multiple % self.chroma_stride:
+            raise BadColorizer(
+                f"{file}: size_multiple, {self.size_multiple}, is no multiple of chroma_stride, {self.chroma_stride}; "
+                "export it again"
+            )
+        for name, value, choices in (
+            ("chroma_encoding", self.chroma_encoding, CHROMA_ENCODINGS),
+            ("precision", self.precision, PRECISIONS),
+        ):
+            if value not in choices:
+                raise BadColorizer(
+                    f"{file}: {name} is {_said(value)}, and this program knows {', '.join(choices)}; export it again"
+                )
+
+
+def _is_shallow(value: object, levels: int = MAX_LEVELS) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_shallow(item, levels - 1) for item in inner)
+
+
+def _said(value: object) -> str:
+    """What strangers wrote, on one line of moderate length."""
+    return reprlib.repr(value)

@@ -118,8 +118,10 @@ def test_bad_input_gives_one_line_and_leaves_nothing(
     done = kinochrome("colorize", *arguments)
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr.startswith("kinochrome: ") and done.stderr.count("\n") == 1, done.stderr
-    assert words in done.stderr
+    # A film may be found wanting when its colouring has begun.
+    said = done.stderr.removeprefix(done.stderr.partition("\n")[0] + "\n" if done.stderr.startswith("engine ") else "")
+    assert said.startswith("kinochrome: ") and said.count("\n") == 1, done.stderr
+    assert words in said
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
 
 
@@ -141,7 +143,7 @@ def test_models_and_doctor(server: serving.Server) -> None:
     assert "default" in kinochrome("models", "--server", server.address).stdout
     examined = kinochrome("doctor")
     assert examined.returncode == 0, examined.stdout
-    assert "engine cpu: the default colorizer paints" in examined.stdout
+    assert "engine cpu (onnxruntime" in examined.stdout and "the default colorizer paints" in examined.stdout
 
 
 def test_training_errors_are_one_line(tmp_path: Path) -> None:

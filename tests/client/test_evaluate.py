@@ -67,7 +67,7 @@ def test_what_cannot_be_measured_is_one_line(tmp_path: Path, stills: Path) -> No
     (tmp_path / "bad.onnx").write_text("no model")
     (tmp_path / "empty").mkdir()
     cases: list[tuple[list[str | Path], str]] = [
-        ([tmp_path / "bad.onnx", "--data", stills], "cannot be loaded as an ONNX model"),
+        ([tmp_path / "bad.onnx", "--data", stills], "is text, not an ONNX model"),
         ([tmp_path / "mine.onnx", "--data", tmp_path / "empty"], "holds no still"),
         ([tmp_path / "mine.onnx", "--data", stills, "--classifier", "squeeze"], "--classifier squeeze is no file"),
         ([tmp_path / "mine.onnx", "--data", stills, "--sequences", tmp_path / "empty"], "holds no clip"),
