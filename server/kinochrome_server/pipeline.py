@@ -21,15 +21,20 @@ from kinochrome_proto.errors import BadFilm, BadSettings, Cancelled
 from . import colorizers
 from .codecs import Codec, Container, Encoding, choose_codec, choose_container
 from .compose import compared_size
+from .engines import choice
+from .engines.interface import EngineSettings
+from .facts import Facts
 from .fields import deinterlaced
-from .film import Clip, Facts, Film, Segment, opened
+from .film import Clip, Film
 from .journal import Journal, Record, film_identity
 from .looks import Look
 from .muxer import Muxer
+from .opening import opened
 from .planes import Picture
 from .pool import WorkerPool
+from .segments import Segment
 from .sources import Source
-from .worker import Colorize, Job, Probe
+from .worker import BATCH, Colorize, Job, Probe
 
 MOST_DAMAGES = 10
 """Warnings of single places in a film that are given one by one."""
@@ -45,6 +50,8 @@ class Settings:
 
     colorizer: str = ""
     """Name of a shipped colorizer or an .onnx file; "" is the default."""
+    engine: str = choice.AUTO
+    """What runs the colorizer: a key of `engines.choice.ENGINES`, or "auto", the best that does so here."""
     look: Look = field(default_factory=Look)
     clip: Clip = field(default_factory=Clip)
     codec: str = ""
@@ -77,6 +84,8 @@ class Report:
     """Frames decoded, coloured and written."""
     resumed: int
     """Those of them that an earlier, interrupted run had coloured."""
+    engine: str
+    """What ran the colorizer, in words: name, versions, device."""
 
 
 def colorize(
@@ -84,6 +93,7 @@ def colorize(
     sink: BinaryIO,
     settings: Settings,
     *,
+    on_engine: Callable[[str], None] = lambda words: None,
     on_progress: Callable[[int, int], None] = lambda frames, expected: None,
     on_resumed: Callable[[int], None] = lambda frames: None,
     on_warning: Callable[[str], None] = lambda text: None,
@@ -99,6 +109,7 @@ def colorize(
         source: the film. It may still be growing: reads block until bytes are there.
         sink: where the coloured film goes. On an exception what it holds is no film: throw it away.
         settings: how.
+        on_engine: called once, when colouring begins, with what runs the colorizer, as in `Report`.
         on_progress: called with the frames coloured so far and those that the film says it has (0: it does not say).
         on_resumed: called with the frames that need not be coloured, for an earlier run has done so; may come again.
         on_warning: called with what the user should know. Each is called from several threads, one call at a time.
@@ -109,8 +120,8 @@ def colorize(
             from there, to the same bytes. The caller removes it once the film is safe. By default nothing is kept.
         scratch: a folder for passing files where there is no journal; by default the system's temporary one.
 
-    Raises BadFilm, BadSettings, UnknownColorizer, BadColorizer, OutputInTheWay (of the journal), Cancelled, and
-    OSError of the sink or the journal.
+    Raises BadFilm, BadSettings, UnknownColorizer, BadColorizer, Unusable (the engine), OutputInTheWay (of the
+    journal), Cancelled, and OSError of the sink or the journal.
     """
     if settings.strict and settings.lenient:
         raise BadSettings("--strict and --lenient exclude each other: choose one")
@@ -118,6 +129,9 @@ def colorize(
     container = choose_container(settings.container)
     codec = choose_codec(settings.codec, container, crf=settings.crf, preset=settings.preset)
     colorizer = colorizers.load(settings.colorizer, files=not server_only)
+    if settings.engine == choice.AUTO:
+        settings = decided(settings, listener.on_warning)
+    engine = choice.described(settings.engine)
     if settings.look.seed and not colorizer.manifest.noise_length:
         listener.on_warning(f"colorizer {colorizer.name} has one style only: --seed changes nothing")
     cancelled = cancelled or threading.Event()
@@ -143,6 +157,7 @@ def colorize(
             facts=facts,
             colorizer=colorizer.path,
             colorizer_sha256=colorizer.sha256,
+            engine=settings.engine,
             encoding=encoding,
             look=settings.look,
             lenient=settings.lenient,
@@ -153,6 +168,7 @@ def colorize(
         )
         kept = journal or stack.enter_context(Journal(None, {}, scratch=scratch))
         listener.expected = facts.frames_expected
+        on_engine(engine)
         muxer = Muxer(sink, film, container, encoding, listener.on_warning)
         stack.push(_OnFailure(muxer.abandon))
         segments = film.segments(kept.passing_file, lenient=settings.lenient, warn=listener.on_warning)
@@ -174,7 +190,21 @@ def colorize(
         if muxer.frames != coloured:
             raise RuntimeError(f"{coloured} frames were coloured but {muxer.frames} written")
         muxer.finish()
-    return Report(coloured, listener.resumed)
+    return Report(coloured, listener.resumed, engine)
+
+
+def decided(settings: Settings, on_warning: Callable[[str], None] = lambda text: None) -> Settings:
+    """The settings with an engine that has loaded the colorizer and painted a picture with it, here and now.
+
+    Args:
+        settings: where their engine is "auto", the best is taken that does so.
+        on_warning: told where one is passed over that should.
+
+    Raises BadSettings, UnknownColorizer, BadColorizer; Unusable when the engine that they name does not.
+    """
+    colorizer = colorizers.load(settings.colorizer)
+    wanted = EngineSettings(seed=settings.look.seed, batch=BATCH)
+    return replace(settings, engine=choice.choose(settings.engine, colorizer, wanted, on_warning).name)
 
 
 def journal_in(folder: Path, source: Source, settings: Settings, *, restart: bool = False) -> Journal:
@@ -183,15 +213,17 @@ def journal_in(folder: Path, source: Source, settings: Settings, *, restart: boo
     Args:
         folder: for this film and these settings alone; made if it is not there.
         source: the film, whole.
-        settings: how it is coloured.
+        settings: how it is coloured, as `decided`: another engine gives other bytes.
         restart: throw away what an earlier run left there.
 
-    Raises OutputInTheWay when it cannot be used: see `Journal`. Raises UnknownColorizer, BadColorizer.
+    Raises OutputInTheWay when it cannot be used: see `Journal`. Raises UnknownColorizer, BadColorizer, Unusable.
     """
     plain = dataclasses.asdict(settings)
     plain["look"]["references"] = [hashlib.sha256(still).hexdigest() for still in settings.look.references]
     plain["clip"] = {"from": str(settings.clip.start), "to": str(settings.clip.stop)}
     plain["colorizer"] = colorizers.load(settings.colorizer).sha256
+    # Of another version or on another device an engine may round otherwise.
+    plain["engine"] = choice.described(settings.engine)
     for name in ("lenient", "strict"):  # of no effect on a segment that was finished
         del plain[name]
     with source.open() as file:

@@ -28,7 +28,7 @@ from kinochrome_proto.kinochrome.v1 import colorizer_pb2_grpc as wire_grpc
 
 from . import colorizers, pipeline, wired
 from .codecs import CODECS, CONTAINERS
-from .engine import CpuEngine
+from .engines import choice
 from .pool import WorkerPool
 from .spool import Run, SentFile, Upload
 
@@ -46,6 +46,7 @@ _CODES: dict[type[errors.KinochromeError], int] = {
     errors.BadSettings: code_pb2.INVALID_ARGUMENT,
     errors.UnknownColorizer: code_pb2.NOT_FOUND,
     errors.BadColorizer: code_pb2.FAILED_PRECONDITION,
+    errors.Unusable: code_pb2.FAILED_PRECONDITION,
     errors.Cancelled: code_pb2.CANCELLED,
     errors.ServerFull: code_pb2.RESOURCE_EXHAUSTED,
     errors.ServerFailed: code_pb2.INTERNAL,
@@ -57,10 +58,16 @@ log = logging.getLogger(__name__)
 class ColorizerService(wire_grpc.ColorizerServiceServicer):
     """Implements kinochrome.v1.ColorizerService on the pipeline."""
 
-    def __init__(self, spool: Path, pool: WorkerPool) -> None:
-        """As many films are coloured at a time as the pool has workers; others wait, and their uploads with them."""
+    def __init__(self, spool: Path, pool: WorkerPool, engine: str) -> None:
+        """As many films are coloured at a time as the pool has workers; others wait, and their uploads with them.
+
+        Args:
+            spool: folder for films on their way.
+            pool: the workers.
+            engine: the one that colours all films; who serves chooses it, not who calls.
+        """
         jobs = pool.count
-        self._spool, self._pool = spool, pool
+        self._spool, self._pool, self._engine = spool, pool, engine
         self._turn = asyncio.Semaphore(jobs)
         self._threads = ThreadPoolExecutor(2 * jobs + 2, "service")
 
@@ -75,7 +82,7 @@ class ColorizerService(wire_grpc.ColorizerServiceServicer):
         )
         return wire.GetServerInfoResponse(
             version=version("kinochrome"),
-            engine=CpuEngine.name,
+            engine=self._engine,
             colorizers=infos,
             codecs=list(CODECS),
             containers=list(CONTAINERS),
@@ -90,7 +97,7 @@ class ColorizerService(wire_grpc.ColorizerServiceServicer):
         if first is None or first.WhichOneof("request") != "settings":
             await _abort(context, errors.BadSettings("the first message of a call must be its settings"))
         try:
-            settings = wired.settings(first.settings)
+            settings = wired.settings(first.settings, self._engine)
         except errors.BadSettings as fault:
             await _abort(context, fault)
         async with self._turn:
@@ -250,15 +257,18 @@ def _is_loopback(host: str) -> bool:
     return host == "localhost"
 
 
-async def serve(listen: str, spool: Path | None = None, *, on_ready: Callable[[int], None]) -> None:
+async def serve(
+    listen: str, spool: Path | None = None, engine: str = choice.AUTO, *, on_ready: Callable[[int], None]
+) -> None:
     """Serve until SIGINT or SIGTERM, then let running calls end within DRAIN_S.
 
     Args:
         listen: HOST:PORT; port 0 takes a free one. Loopback only: there is no encryption yet.
         spool: folder for films on their way, private to this process; by default a temporary one.
-        on_ready: called with the port once a batch has run through the default colorizer.
+        engine: a key of `engines.choice.ENGINES`, or "auto", the best that works here.
+        on_ready: called with the port once a picture has gone through the default colorizer on that engine.
 
-    Raises BadSettings when the address cannot be had.
+    Raises BadSettings when the address cannot be had, Unusable when the engine cannot.
     """
     _check_address(listen)
     own = spool is None
@@ -275,7 +285,6 @@ async def serve(listen: str, spool: Path | None = None, *, on_ready: Callable[[i
         ]
     )
     pool = WorkerPool()
-    wire_grpc.add_ColorizerServiceServicer_to_server(ColorizerService(folder, pool), server)
     status = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     try:
@@ -283,11 +292,12 @@ async def serve(listen: str, spool: Path | None = None, *, on_ready: Callable[[i
             port = server.add_insecure_port(listen)
         except RuntimeError:
             raise errors.BadSettings(f"--listen {listen}: the address is in use or not of this machine") from None
+        engine, words = await asyncio.get_running_loop().run_in_executor(None, _engine, engine)
+        wire_grpc.add_ColorizerServiceServicer_to_server(ColorizerService(folder, pool, engine), server)
         await server.start()
-        await asyncio.get_running_loop().run_in_executor(None, _warm_up)
         for name in ("", SERVICE):
             await status.set(name, health_pb2.HealthCheckResponse.SERVING)
-        log.info("serving on %s:%d, spool %s", listen.rpartition(":")[0], port, folder)
+        log.info("serving on %s:%d, engine %s, spool %s", listen.rpartition(":")[0], port, words, folder)
         on_ready(port)
         await _asked_to_stop()
         await status.enter_graceful_shutdown()
@@ -299,13 +309,10 @@ async def serve(listen: str, spool: Path | None = None, *, on_ready: Callable[[i
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _warm_up() -> None:
-    """Run one batch through the default colorizer: ready means that it works."""
-    import numpy as np
-
-    engine = CpuEngine(colorizers.load())
-    side = engine.manifest.size_multiple
-    engine.run(np.zeros((1, side, side), np.uint8))
+def _engine(word: str) -> tuple[str, str]:
+    """The engine to serve with, and what it is in words: ready means that it works."""
+    settings = pipeline.decided(pipeline.Settings(engine=word), log.warning)
+    return settings.engine, choice.described(settings.engine)
 
 
 async def _asked_to_stop() -> None:

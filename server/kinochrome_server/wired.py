@@ -9,12 +9,13 @@ from .looks import Look
 from .pipeline import Settings
 
 
-def settings(asked: wire.Settings) -> Settings:
-    """The pipeline's settings for those of a call."""
+def settings(asked: wire.Settings, engine: str) -> Settings:
+    """The pipeline's settings for those of a call; who runs the pipeline chooses the engine."""
     look = asked.look
     given = {field.name: value for field, value in look.ListFields() if field.name != "references"}
     return Settings(
         colorizer=asked.colorizer,
+        engine=engine,
         look=Look(**given, references=tuple(look.references)),
         clip=Clip(
             Fraction(asked.from_us, 1_000_000),

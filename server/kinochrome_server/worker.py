@@ -31,13 +31,16 @@ from .codecs import Encoding
 from .compose import Composer
 from .cuts import DELAY, with_cuts
 from .decoding import Account, Decoder, OutOfOrder, Shown, in_order
-from .engine import CpuEngine
+from .engines.choice import engine_class
+from .engines.interface import Engine, EngineSettings
+from .facts import Facts, probe
 from .fields import Deinterlacer
-from .film import WARM_UP, Facts, Segment, probe
 from .looks import Grade, Look
 from .packets import Role, StoredPacket, write_packet
 from .planes import Plane, luma_of
+from .segments import WARM_UP, Segment
 from .sources import Source
+from .verification import check_painted
 
 BATCH = 4
 """Frames that go through the colorizer at once: larger batches are no faster on a CPU, and hold more pictures."""
@@ -52,6 +55,8 @@ class Job:
     """Of the film."""
     colorizer: Path
     colorizer_sha256: str
+    engine: str
+    """A key of `engines.choice.ENGINES`."""
     encoding: Encoding
     """Its facts are those of the frames that are painted, after deinterlacing."""
     look: Look
@@ -110,7 +115,7 @@ class Bench:
         self._open = contextlib.ExitStack()
         self._film: tuple[Source, Facts] | None = None
         self._painter: tuple[Job, Painter] | None = None
-        self._engine: tuple[tuple[str, int], CpuEngine] | None = None
+        self._engine: tuple[tuple[str, str, int], Engine] | None = None
 
     def decoder(self, source: Source, facts: Facts) -> Decoder:
         """A decoder of the film; that of the film before is closed."""
@@ -128,13 +133,15 @@ class Bench:
             self._painter = job, Painter(job, decoder, self._engine_of(job))
         return self._painter[1]
 
-    def _engine_of(self, job: Job) -> CpuEngine:
-        key = job.colorizer_sha256, job.look.seed
+    def _engine_of(self, job: Job) -> Engine:
+        key = job.engine, job.colorizer_sha256, job.look.seed
         if self._engine is None or self._engine[0] != key:
             colorizer = colorizers.read(job.colorizer)
             if colorizer.sha256 != job.colorizer_sha256:
                 raise BadColorizer(f"{job.colorizer} was replaced while a film was being coloured: begin again")
-            self._engine = key, CpuEngine(colorizer, job.look.seed)
+            self._engine = None  # two do not fit into every device's memory
+            settings = EngineSettings(seed=job.look.seed, batch=BATCH)
+            self._engine = key, engine_class(job.engine)(colorizer, settings)
         return self._engine[1]
 
 
@@ -156,7 +163,7 @@ class _Frame:
 class Painter:
     """Colours segments of one film, one at a time."""
 
-    def __init__(self, job: Job, decoder: Decoder, engine: CpuEngine) -> None:
+    def __init__(self, job: Job, decoder: Decoder, engine: Engine) -> None:
         self._job, self._decoder, self._engine = job, decoder, engine
         self._facts, self._encoding = job.encoding.facts, job.encoding
         self._geometry = Geometry.of(
@@ -226,7 +233,11 @@ class Painter:
         turns = self._geometry.turns  # the colorizer sees the film as it is shown
         while group := list(islice(frames, batch)):
             small = np.stack([frame.thumbnail for frame in group])
-            painted = np.rot90(self._engine.run(np.rot90(small, turns, (1, 2))), -turns, (2, 3))
+            small = np.rot90(small, turns, (1, 2))
+            painted = check_painted(
+                self._engine.run(small), small.shape, self._engine.manifest, str(self._job.colorizer)
+            )
+            painted = np.rot90(painted, -turns, (2, 3))
             for frame, planes in zip(group, painted, strict=True):
                 frame.chroma = planes
                 yield frame

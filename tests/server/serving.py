@@ -21,10 +21,10 @@ class Server:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Server]:
+def running(folder: Path, *options: str) -> Iterator[Server]:
     """Start `kinochrome serve`, wait until it is ready, stop it in the end."""
     spool = folder / "spool"
-    command = [str(KINOCHROME), "serve", "--listen", "127.0.0.1:0", "--spool", str(spool)]
+    command = [str(KINOCHROME), "serve", "--listen", "127.0.0.1:0", "--spool", str(spool), *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:

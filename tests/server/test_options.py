@@ -18,6 +18,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from kinochrome_proto import colorizer_file
 from kinochrome_proto.errors import BadFilm, BadSettings
 from kinochrome_proto.manifest import Manifest
 from kinochrome_server.fields import marked
@@ -387,7 +388,7 @@ def built(folder: Path, name: str, nodes: list[Any], constants: dict[str, npt.ND
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     manifest = Manifest("test", 64, 16, 4, "ycbcr-bt601-full", "Apache-2.0", noise_length=noise)
     helper.set_model_props(model, manifest.to_metadata())
-    onnx.save(model, folder / f"{name}.onnx")
+    (folder / f"{name}.onnx").write_bytes(colorizer_file.seal(model.SerializeToString()))
     return str(folder / f"{name}.onnx")
 
 

@@ -16,12 +16,14 @@ import pytest
 from kinochrome_proto.errors import BadFilm, BadSettings, Cancelled, UnknownColorizer
 from kinochrome_server import colorizers
 from kinochrome_server.codecs import Encoding, choose_codec, choose_container
-from kinochrome_server.engine import CpuEngine
-from kinochrome_server.film import LOOK_AHEAD, Facts, Film, probe
+from kinochrome_server.engines.cpu import CpuEngine
+from kinochrome_server.facts import Facts, probe
+from kinochrome_server.film import Film
 from kinochrome_server.looks import Look
 from kinochrome_server.packets import Role, read_packets
 from kinochrome_server.pipeline import Report, Settings, colorize
 from kinochrome_server.pool import WorkerPool
+from kinochrome_server.segments import LOOK_AHEAD
 from kinochrome_server.sources import FileSource
 from kinochrome_server.worker import Bench, Colorize, Job, Probe
 from tests import films, reading
@@ -133,7 +135,9 @@ def test_a_turned_film_is_painted_as_it_is_shown(tmp_path: Path, monkeypatch: py
             (segment,) = film.segments(tmp_path.joinpath, lenient=False, warn=print)
         encoding = Encoding.of(choose_codec("ffv1", choose_container("mkv")), facts)
         default = colorizers.load()
-        job = Job(source, facts, default.path, default.sha256, encoding, Look(), False, False, False, False, False)
+        job = Job(
+            source, facts, default.path, default.sha256, "cpu", encoding, Look(), False, False, False, False, False
+        )
         Colorize(job, segment, tmp_path / "chunk").run(Bench(), lambda frames: None, sparing=False)
     straight, turned = seen
     assert turned.shape == (4, straight.shape[2], straight.shape[1])
