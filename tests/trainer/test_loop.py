@@ -52,12 +52,15 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", recipe.names())
-def test_a_resumed_run_ends_at_the_weights_of_an_uninterrupted_one(name: str, vgg: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_ends_at_the_weights_of_an_uninterrupted_one(
+    name: str, vgg: Path, teacher: Path, tmp_path: Path
+) -> None:
     """Bit for bit, image pools, running histograms and optimizers included; the second phase begins after the kill."""
     stills = pictures.make(tmp_path / "stills")
-    gray = [pictures.make(tmp_path / "gray", 5)] if name in ("translate", "semi-supervised") else []
+    gray = [pictures.make(tmp_path / "gray", 5)] if name in ("translate", "semi-supervised", "distilled") else []
     phases = "phases=[{size=32, batch=2, steps=6}, {size=64, batch=2, steps=2}]"
-    chosen = tests.trainer.small(name, phases, f"features.weights={vgg}", "loss.adversarial_from=0", "seed=4")
+    files = f"features.weights={vgg}", f"teacher.run={teacher}"
+    chosen = tests.trainer.small(name, phases, *files, "loss.adversarial_from=0", "seed=4")
     loop.train(chosen, tmp_path / "straight", colour=[stills], gray=gray)
 
     class Killed(Exception):

@@ -12,8 +12,9 @@ PHASE = "\n[[phases]]\nsize = 64\nbatch = 2\nsteps = 3\n"
 
 
 @pytest.mark.parametrize("name", recipe.names())
-def test_every_shipped_recipe_builds(name: str, vgg: Path) -> None:
-    loaded = recipe.load(name, ["generator.width=8", "discriminator.width=8", f"features.weights={vgg}"])
+def test_every_shipped_recipe_builds(name: str, vgg: Path, teacher: Path) -> None:
+    files = f"features.weights={vgg}", f"teacher.run={teacher}"
+    loaded = recipe.load(name, ["generator.width=8", "discriminator.width=8", *files])
     assert loaded.about
     system = systems.build(loaded)
     assert all(phase.size % system.generator.size_multiple == 0 for phase in loaded.phases)
@@ -24,6 +25,7 @@ def test_the_table_of_recipes_is_whole() -> None:
     assert set(recipe.names()) == {
         *("cyclegan", "cyclegan-unet", "cyclegan-progressive", "cyclegan-capsule", "cyclegan-capsule-patch"),
         *("cyclegan-stochastic", "pix2pix", "pix2pix-perceptual", "semi-supervised", "translate", "default"),
+        "distilled",
     }
 
 

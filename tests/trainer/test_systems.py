@@ -32,8 +32,9 @@ def build(recipe: Recipe) -> System:
 
 
 @pytest.mark.parametrize("name", names())
-def test_a_step_moves_every_network_and_reports_what_it_announced(name: str, vgg: Path) -> None:
-    system = build(small(name, f"features.weights={vgg}", "loss.adversarial_from=0", "optimizer.ema=0.5"))
+def test_a_step_moves_every_network_and_reports_what_it_announced(name: str, vgg: Path, teacher: Path) -> None:
+    files = f"features.weights={vgg}", f"teacher.run={teacher}"
+    system = build(small(name, *files, "loss.adversarial_from=0", "optimizer.ema=0.5"))
     before = {
         (network, key): value.clone()
         for network in ["average", *system.optimizers]

@@ -1,10 +1,11 @@
-"""Files of weights made by the tests."""
+"""Weights made by the tests."""
 
 from pathlib import Path
 
 import torch
 
-from kinochrome_trainer import features
+from kinochrome_trainer import features, loop
+from tests.trainer import pictures, small
 
 
 def vgg(file: Path) -> Path:
@@ -20,3 +21,10 @@ def vgg(file: Path) -> Path:
             inside = outside
     torch.save(weights, file)
     return file
+
+
+def teacher(folder: Path) -> Path:
+    """A finished run of a light U-Net twice as wide as the students of the tests."""
+    chosen = small("default", "generator.width=16", "loss.adversarial=0", "phases.0.steps=2")
+    loop.train(chosen, folder / "run", colour=[pictures.make(folder / "stills")])
+    return folder / "run"

@@ -52,6 +52,7 @@ MAY_CHANGE = (
     "optimizer.lr",
     "optimizer.discriminator_lr",
     "optimizer.clip",
+    "teacher.run",
 )
 """Settings that a resumed run may have otherwise than it began."""
 
@@ -112,7 +113,7 @@ def train(
         run: the run's folder.
         colour: folders or zip archives of colour stills.
         gray: folders or zips of real black-and-white stills: the domain X of unpaired systems, which otherwise make
-            it from half of the colour stills; paired ones show them in the sample sheets.
+            it from half of the colour stills; distillation learns from them too; pix2pix shows them in its samples.
         steps: length of the run, instead of the recipe's.
         resume: carry on from the newest checkpoint, or begin where there is none yet. Recipe and stills must be those
             of the run, save for its length and what MAY_CHANGE names.
@@ -124,6 +125,7 @@ def train(
     Ctrl-C ends the run after the step in hand, with a checkpoint, and then raises Stopped.
     Raises BadRun when the folder holds a run and `resume` is off, BadData, BadRecipe, Diverged.
     """
+    recipe = systems.named(recipe.system).settled(recipe)
     colour_stills, gray_stills = Stills(colour), Stills(gray)
     fabric = machine.fabric(recipe)
     warn = on_warning if fabric.is_global_zero else lambda text: None
@@ -192,16 +194,16 @@ def train(
 def _domains(
     recipe: Recipe, colour: Stills, gray: Stills, fabric: Fabric, warn: Callable[[str], None]
 ) -> tuple[Stills, Stills | None]:
-    """The stills to learn from: colour, and the gray domain of unpaired systems."""
+    """The stills to learn from: colour, and gray for systems that need or take it."""
     largest = math.ceil(max(phase.size for phase in recipe.phases) / recipe.data.zoom)
-    unpaired = systems.named(recipe.system).UNPAIRED
+    system = systems.named(recipe.system)
     with fabric.rank_zero_first():  # which makes the copies that the others then find
         y = shrunk(colour, largest, on_warning=warn)
-        x = shrunk(gray, largest, on_warning=warn) if unpaired and len(gray) else None
+        x = shrunk(gray, largest, on_warning=warn) if (system.UNPAIRED or system.TAKES_GRAY) and len(gray) else None
     for stills in (y, x):
         if stills is not None and (broken := check(stills)):
             warn(f"{broken} stills are broken; others stand in for them")
-    if unpaired and x is None:
+    if system.UNPAIRED and x is None:
         if recipe.data.keep_color:
             raise BadData("this recipe translates between two sets of pictures: name them with --gray and --color")
         if len(y) < 2:
@@ -217,7 +219,7 @@ def _broken(y: Stills, x: Stills | None) -> int:
 def _feed(
     y: Stills, x: Stills | None, recipe: Recipe, phase: Phase, first: int, end: int, fabric: Fabric
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Batches of colour, and of gray for unpaired systems, of a phase's steps from `first` on."""
+    """Batches of colour, and of gray where there is that domain, of a phase's steps from `first` on."""
 
     def drawn(stills: Stills, stream: int) -> Iterator[Tensor]:
         return batches(

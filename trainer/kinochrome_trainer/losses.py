@@ -1,6 +1,6 @@
 """Losses: one function each, reading like its equation. All return a scalar."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +81,22 @@ def mode_seeking(first: Tensor, second: Tensor, noise: Tensor, other: Tensor) ->
 def latent(read: Tensor, noise: Tensor) -> Tensor:
     """mean |E(G(x, z)) − z| (BicycleGAN: Zhu et al., 2017, equation 7)."""
     return F.l1_loss(read, noise)
+
+
+def output_matching(student: Tensor, teacher: Tensor) -> Tensor:
+    """mean |S(x) − T(x)| over chroma (N, 2, h, w): the teacher's painting stands in for the truth (Li et al., 2020,
+    section 3.1, where it makes unpaired training paired)."""
+    return F.l1_loss(student, teacher)
+
+
+def feature_matching(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Mean over points k of ‖W_k s_k − t_k‖² / ‖t_k‖², features (N, C_k, h_k, w_k), the student's brought to the
+    teacher's channels by W_k (Li et al., 2020, section 3.1). Divided so that points of any scale weigh the same."""
+    shares = [
+        (ours - theirs).square().mean() / (theirs.square().mean() + 1e-8)
+        for ours, theirs in zip(student, teacher, strict=True)
+    ]
+    return torch.stack(shares).mean()
 
 
 BINS = 16

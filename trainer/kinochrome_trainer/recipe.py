@@ -84,13 +84,17 @@ class Loss:
     identity: float = 0.0
     """Weight of the identity term, absolute (CycleGAN: half of `cycle`); for generators that paint pictures."""
     perceptual: float = 0.0
-    """cyclegan: weight of the feature difference between a picture and its cycle."""
+    """Weight of the VGG-19 feature difference; cyclegan: picture and its cycle; distillation: student and teacher."""
     gamma: float = 1.0
     """pix2pix: γ·(cGAN + λ·L1) + (1 − γ)·content; 1 leaves the content loss out."""
     mode_seeking: float = 0.0
     """Weight of the mode-seeking term (MSGAN): two noises must give two pictures."""
     latent: float = 0.0
     """Weight of latent regression (BicycleGAN): the noise must be readable from the picture."""
+    output_matching: float = 0.0
+    """distillation: weight of the difference between the student's chroma and the teacher's."""
+    feature_matching: float = 0.0
+    """distillation: weight of the difference between their features, at `teacher.points`."""
     overuse: float = 0.0
     """Weight of the term that drives the generator away from colours it has used more often than the truth does."""
     r1: float = 0.0
@@ -111,6 +115,28 @@ class Features:
     """imagenet: torchvision's standard weights, fetched on first use; or a file of weights: see `features.load`."""
     layers: tuple[str, ...] = ("relu2_2",)
     """Names as in relu2_2: after the second convolution of the second block, before its max-pooling."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where features of student and teacher are compared: behind which block of each, by its name in the network."""
+
+    student: str
+    teacher: str
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """distillation: the trained generator that a light one learns from."""
+
+    run: str = ""
+    """The folder of the training run that made it; its averaged weights are what teaches."""
+    step: int = 0
+    sha256: str = ""
+    """Of its weights, with the step they are of. A run writes both down, and is resumed with this teacher alone; a
+    recipe that states them is refused any other. Left open, the folder's newest checkpoint is taken."""
+    points: tuple[Point, ...] = ()
+    """Where `loss.feature_matching` compares; a wrong name is answered with those there are."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +234,7 @@ class Recipe:
     discriminator: Discriminator = field(default_factory=Discriminator)
     loss: Loss = field(default_factory=Loss)
     features: Features = field(default_factory=Features)
+    teacher: Teacher = field(default_factory=Teacher)
     optimizer: Optimizer = field(default_factory=Optimizer)
 
     def __post_init__(self) -> None:

@@ -27,7 +27,7 @@ class Batch:
     colour: Tensor
     """Colour stills: the domain Y, and the truth of pairs."""
     gray: Tensor | None
-    """Stills for the domain X of unpaired systems, not aligned with `colour`; None for paired ones."""
+    """Stills for the domain X of unpaired systems, not aligned with `colour`; None for those that do without."""
     gray_is_real: bool
     """Whether `gray` was photographed so; otherwise it is still in colour, for `film_stock.expose` to make gray."""
 
@@ -50,6 +50,8 @@ class System(ABC):
     """Fields of `recipe.Loss` that are weights of terms and that this system has."""
     UNPAIRED: ClassVar[bool]
     """Whether batches carry gray stills of their own."""
+    TAKES_GRAY: ClassVar[bool] = False
+    """Whether gray stills are learnt from where some are given, though they need not be."""
 
     losses: tuple[str, ...]
     """Names of the losses that `step` may report: the columns of the log."""
@@ -87,6 +89,11 @@ class System(ABC):
     @abstractmethod
     def step(self, batch: Batch, step: int, chance: torch.Generator) -> dict[str, float]:
         """One update, step `step` of the run; returns the losses by name. All that is random comes from `chance`."""
+
+    @classmethod
+    def settled(cls, recipe: Recipe) -> Recipe:
+        """The recipe with what it leaves to the files that it names filled in. Raises BadRecipe, BadRun."""
+        return recipe
 
     def rehearse(self) -> None:
         """Run each network once at each phase's size. Raises BadRecipe for one that is too small for them."""

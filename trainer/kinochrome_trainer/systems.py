@@ -4,12 +4,13 @@ import torch
 from lightning_fabric import Fabric
 
 from .cyclegan import CycleGAN
+from .distillation import Distillation
 from .errors import BadRecipe
 from .pix2pix import Pix2Pix
 from .recipe import Recipe
 from .system import System
 
-SYSTEMS: dict[str, type[System]] = {"pix2pix": Pix2Pix, "cyclegan": CycleGAN}
+SYSTEMS: dict[str, type[System]] = {"pix2pix": Pix2Pix, "cyclegan": CycleGAN, "distillation": Distillation}
 
 
 def named(name: str) -> type[System]:
