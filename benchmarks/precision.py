@@ -31,7 +31,7 @@ from kinochrome_export.cpu import session
 from kinochrome_proto import colorizer_file
 from kinochrome_proto.colorizer_file import Colorizer
 from kinochrome_proto.errors import BadColorizer
-from kinochrome_proto.manifest import LUMA, Manifest
+from kinochrome_proto.manifest import Manifest
 from kinochrome_server import colorizers
 from kinochrome_trainer import colour, networks, provenance, recipe
 
@@ -91,18 +91,12 @@ def figures(colorizer: Colorizer, data: Sequence[Path], count: int) -> dict[str,
 def calibration(colorizer: Colorizer, data: Sequence[Path], count: int) -> Iterator[dict[str, Any]]:
     """int8 by each method and number of last layers kept in fp32: a row each."""
     learnt, shown = pictures.from_stills(data, colorizer.manifest, 2 * count).in_colour().halves()
-    side = colorizer.manifest.working_size  # methods that count want one shape: squares out of the middle
-    squares = []
-    for picture in learnt.items:
-        luma = picture.feed[LUMA]
-        top, left = ((size - side) // 2 for size in luma.shape[2:])
-        squares.append({**picture.feed, LUMA: luma[:, :, top : top + side, left : left + side]})
+    feeds = [picture.feed for picture in learnt.items]
     model, fp32 = onnx.load_model_from_string(colorizer.content), session(colorizer.content)
     for name, (method, options) in METHODS.items():
-        with contextlib.redirect_stdout(io.StringIO()):  # calibration tells of its steps
-            for kept, quantized in enumerate(int8.quantized(model, squares, method, **options)):
-                lost = loss.measure(fp32, session(quantized.SerializeToString()), shown)
-                yield {"method": name, "last_layers_in_fp32": kept, **dataclasses.asdict(lost)}
+        for kept, quantized in enumerate(int8.quantized(model, feeds, method, **options)):
+            lost = loss.measure(fp32, session(quantized.SerializeToString()), shown)
+            yield {"method": name, "last_layers_in_fp32": kept, **dataclasses.asdict(lost)}
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:

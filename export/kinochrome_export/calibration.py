@@ -19,10 +19,18 @@ class Feeds(CalibrationDataReader):  # type: ignore[misc]
     """What calibration draws from."""
 
     def __init__(self, feeds: Sequence[Feed]) -> None:
-        self._feeds = iter(feeds)
+        self._feeds = feeds
+        self.set_range(0, len(feeds))
+
+    def __len__(self) -> int:
+        return len(self._feeds)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """Draw these from now on: calibration wants a few at a time."""
+        self._drawn = iter(self._feeds[start_index:end_index])
 
     def get_next(self) -> Feed | None:
-        return next(self._feeds, None)
+        return next(self._drawn, None)
 
 
 def reach(model: onnx.ModelProto, feeds: Sequence[Feed]) -> dict[str, float]:

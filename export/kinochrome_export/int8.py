@@ -6,6 +6,8 @@ kernels. Activations are uint8 with a zero point, which is what ONNX Runtime's k
 have them symmetric and refuses these files.
 """
 
+import contextlib
+import io
 import statistics
 import tempfile
 import time
@@ -26,6 +28,8 @@ from .cpu import session
 
 OPERATORS = ("Conv", "Concat", "Resize", "Pad")
 """What is quantized: those that ONNX Runtime has integer kernels for. Transposed convolutions and norms are not."""
+METHODS = (CalibrationMethod.Entropy, CalibrationMethod.MinMax)
+"""How ranges are chosen, the likelier first: docs/precision.md compares them."""
 KEPT = 4
 """Last convolutions left in fp32, at most: no later layer mends their errors."""
 BATCH = 4
@@ -37,15 +41,14 @@ SECONDS = 10.0  # after which no more runs are begun
 def quantized(
     model: onnx.ModelProto,
     feeds: Sequence[Feed],
-    method: CalibrationMethod = CalibrationMethod.MinMax,
+    method: CalibrationMethod,
     **options: Any,
 ) -> Iterator[onnx.ModelProto]:
     """The same network in int8 with none, one, two, up to KEPT of its last convolutions left in fp32.
 
     Args:
         model: in fp32.
-        feeds: inputs of the graph, of real pictures. Methods that count values (all but MinMax) keep every one of them
-            in memory, and want pictures of one shape.
+        feeds: inputs of the graph, of real pictures.
         method: how ranges are chosen.
         options: further `extra_options` of ONNX Runtime's `quantize_static`.
     """
@@ -58,20 +61,21 @@ def quantized(
         quant_pre_process(given, prepared, skip_symbolic_shape=True)
         convolutions = [node.name for node in onnx.load(prepared).graph.node if node.op_type == "Conv"]
         for kept in range(min(KEPT, len(convolutions)) + 1):
-            quantize_static(
-                prepared,
-                target,
-                Feeds(feeds),
-                quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=list(OPERATORS),
-                per_channel=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                nodes_to_exclude=convolutions[len(convolutions) - kept :],
-                calibrate_method=method,
-                calibration_cache_path=ranges,
-                extra_options=options,
-            )
+            with contextlib.redirect_stdout(io.StringIO()):  # it tells of its steps
+                quantize_static(
+                    prepared,
+                    target,
+                    Feeds(feeds),
+                    quant_format=QuantFormat.QDQ,
+                    op_types_to_quantize=list(OPERATORS),
+                    per_channel=True,
+                    activation_type=QuantType.QUInt8,
+                    weight_type=QuantType.QInt8,
+                    nodes_to_exclude=convolutions[len(convolutions) - kept :],
+                    calibrate_method=method,
+                    calibration_cache_path=ranges,
+                    extra_options={**options, "CalibStridedMinMax": 1},  # of any method: a picture at a time
+                )
             yield _own_operators(onnx.load(target))
 
 

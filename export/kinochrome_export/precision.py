@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from onnxruntime.quantization import CalibrationMethod
 
 from kinochrome_proto import colorizer_file
 from kinochrome_proto.colorizer_file import Colorizer
@@ -148,23 +149,35 @@ def _int8(fp32: Colorizer, data: Sequence[Path], count: int) -> Converted:
         raise BadSettings("int8 is calibrated and measured on stills in colour, two or more: name some with --data")
     learnt, shown = given.halves()
     painter = _sound(fp32, given)
-    tried: list[tuple[float, int, onnx.ModelProto]] = []
-    for model in int8.quantized(onnx.load_model_from_string(fp32.content), [picture.feed for picture in learnt.items]):
-        mean = loss.measure(painter, session(model.SerializeToString()), learnt).mean
-        tried.append((mean, len(tried), model))
-        if mean <= NEAR:
+    tried: list[tuple[float, int, str, onnx.ModelProto]] = []
+    for method in int8.METHODS:
+        tried += _tried(fp32, painter, learnt, method)
+        if min(tried)[0] <= NEAR:
             break
-    _, kept, model = min(tried)
+    _, kept, ranges, model = min(tried)
     content = model.SerializeToString()
     lost, taken = loss.measure(painter, session(content), shown), int8.speed(fp32.content, content, fp32.manifest)
     said = {
         **_rounded(lost),
         "measured": f"onnxruntime {onnxruntime.__version__} on CPU",
         "calibrated_on": len(learnt.items),
+        "ranges": ranges,
         "last_layers_in_fp32": kept,
         "speed": {**_rounded(taken), "cpu": provenance.versions()["cpu"].rpartition(",")[0]},
     }
     return Converted(model, said, session(content, optimized=False))
+
+
+def _tried(
+    fp32: Colorizer, painter: onnxruntime.InferenceSession, learnt: pictures.Pictures, method: CalibrationMethod
+) -> Iterator[tuple[float, int, str, onnx.ModelProto]]:
+    """Mean difference from fp32, last layers kept in fp32, method, model: with as many kept as brings it to NEAR."""
+    model, feeds = onnx.load_model_from_string(fp32.content), [picture.feed for picture in learnt.items]
+    for kept, quantized in enumerate(int8.quantized(model, feeds, method)):
+        mean = loss.measure(painter, session(quantized.SerializeToString()), learnt).mean
+        yield mean, kept, method.name, quantized
+        if mean <= NEAR:
+            return
 
 
 def _sound(fp32: Colorizer, given: pictures.Pictures) -> onnxruntime.InferenceSession:

@@ -109,7 +109,7 @@ def colorize(
         source: the film. It may still be growing: reads block until bytes are there.
         sink: where the coloured film goes. On an exception what it holds is no film: throw it away.
         settings: how.
-        on_engine: called once, when colouring begins, with what runs the colorizer, as in `Report`.
+        on_engine: called once, with the first coloured frames, with what runs the colorizer, as in `Report`.
         on_progress: called with the frames coloured so far and those that the film says it has (0: it does not say).
         on_resumed: called with the frames that need not be coloured, for an earlier run has done so; may come again.
         on_warning: called with what the user should know. Each is called from several threads, one call at a time.
@@ -168,7 +168,7 @@ def colorize(
         )
         kept = journal or stack.enter_context(Journal(None, {}, scratch=scratch))
         listener.expected = facts.frames_expected
-        on_engine(engine)
+        listener.on_begin = lambda: on_engine(engine)
         muxer = Muxer(sink, film, container, encoding, listener.on_warning)
         stack.push(_OnFailure(muxer.abandon))
         segments = film.segments(kept.passing_file, lenient=settings.lenient, warn=listener.on_warning)
@@ -273,6 +273,8 @@ class _Listener:
         self._strict, self._damages = strict, 0
         self._lock, self._warning_lock = threading.RLock(), threading.Lock()
         self._frames, self.resumed, self.expected = 0, 0, 0
+        self.on_begin: Callable[[], None] | None = None
+        """Called once, before the first progress: whatever can be refused has not been by then."""
 
     def on_resumed(self, count: int) -> None:
         with self._lock:
@@ -282,6 +284,9 @@ class _Listener:
 
     def on_frames(self, count: int) -> None:
         with self._lock:
+            if self.on_begin:
+                self.on_begin()
+                self.on_begin = None
             self._frames += count
             self._on_progress(self._frames, self.expected)
 

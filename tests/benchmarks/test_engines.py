@@ -94,7 +94,7 @@ def test_rows_say_the_share_of_the_peak(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_benchmark_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "STARTS", 1)
-    arguments = ["--rounds", "1", "--lines", "64", "--batches", "1", "2", "--json", str(tmp_path / "e.json")]
+    arguments = ["--rounds", "1", "--lines", "64", "--batches", "2", "--json", str(tmp_path / "e.json")]
     monkeypatch.setattr(sys, "argv", ["engines", *arguments])
     engines.main()
     report = json.loads((tmp_path / "e.json").read_text())

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from . import checkpoint, features, film_stock, losses  # checkpoint knows this module: each looks when called
+from . import features, film_stock, losses
 from .colour import luma_of, rgb_to_ycbcr
 from .errors import BadRecipe, BadRun
 from .layers import Block, Residual
@@ -186,6 +186,8 @@ def digest(network: nn.Module) -> str:
 def _load(settings: Teacher) -> tuple[Generator, int]:
     """The teacher, frozen and in eval mode, with its step. Raises BadRecipe when none is named, BadRun when its run
     is missing, unfinished, damaged, or not the one that the recipe states."""
+    from . import checkpoint  # which knows all systems, this one too
+
     if not settings.run:
         raise BadRecipe("no teacher is named: train a big generator, and name its run's folder with --set teacher.run=")
     run = Path(settings.run)
