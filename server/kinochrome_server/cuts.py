@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from .delayed import delayed
+
 LINES = 36
 """Of the pictures that are compared: grain has cancelled out, and a small jump in the gate is less than a line."""
 SIDE = 3
@@ -89,18 +91,9 @@ F = TypeVar("F", bound=Framed)
 def with_cuts(frames: Iterator[F]) -> Iterator[F]:
     """The same frames, DELAY later, each told whether a shot starts with it."""
     finder = CutFinder()
-    waiting: deque[F] = deque()
-
-    def settled(cuts: list[bool]) -> Iterator[F]:
-        for cut in cuts:
-            frame = waiting.popleft()
-            frame.starts_shot = cut
-            yield frame
-
-    for frame in frames:
-        waiting.append(frame)
-        yield from settled(finder.push(frame.thumbnail))
-    yield from settled(finder.flush())
+    for frame, cut in delayed(frames, lambda frame: finder.push(frame.thumbnail), finder.flush):
+        frame.starts_shot = cut
+        yield frame
 
 
 def _distance(one: _Small, other: _Small) -> float:

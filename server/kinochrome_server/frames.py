@@ -35,6 +35,7 @@ from .chroma import Float
 from .compose import COLOUR_SPREAD
 from .cuts import DELAY, with_cuts
 from .decoding import Account, OutOfOrder, Shown, in_order
+from .delayed import delayed
 from .facts import Facts
 from .fields import Deinterlacer, deinterlaced
 from .film import Film
@@ -190,23 +191,23 @@ def _whole(shown: Iterator[Shown], facts: Facts) -> Iterator[_Seen]:
     picture = _picture(facts)
     shape = stills.shape_of(picture, RATED_LINES)
     deinterlacer = Deinterlacer(facts.picture, facts.time_base) if facts.picture.field_order else None
-    waiting: deque[tuple[Shown, bool]] = deque()
 
-    def ready(frames: list[VideoFrame]) -> Iterator[_Seen]:
-        for frame in frames:
-            one, is_damaged = waiting.popleft()
-            luma = luma_of(frame, picture)
-            yield _Seen(one.role, one.pts, frame, luma, stills.small_luma(luma, picture, shape), is_damaged)
+    def judged() -> Iterator[tuple[Shown, bool]]:
+        is_damaged = False
+        for one in shown:
+            stored = cast(StoredPacket | None, one.frame.opaque)
+            patched = one.frame.is_corrupt or (stored is not None and stored.is_corrupt)
+            is_damaged = patched or (is_damaged and not one.frame.key_frame)  # others up to the next lean on it
+            yield one, is_damaged
 
-    is_damaged = False
-    for one in shown:
-        stored = cast(StoredPacket | None, one.frame.opaque)
-        patched = one.frame.is_corrupt or (stored is not None and stored.is_corrupt)
-        is_damaged = patched or (is_damaged and not one.frame.key_frame)  # others up to the next lean on it
-        waiting.append((one, is_damaged))
+    def push(judgement: tuple[Shown, bool]) -> list[VideoFrame]:
+        one, _ = judgement
         one.frame.pts = one.pts
-        yield from ready(deinterlacer.push(one.frame) if deinterlacer else [one.frame])
-    yield from ready(deinterlacer.flush() if deinterlacer else [])
+        return deinterlacer.push(one.frame) if deinterlacer else [one.frame]
+
+    for (one, is_damaged), frame in delayed(judged(), push, deinterlacer.flush if deinterlacer else list):
+        luma = luma_of(frame, picture)
+        yield _Seen(one.role, one.pts, frame, luma, stills.small_luma(luma, picture, shape), is_damaged)
 
 
 def _picture(facts: Facts) -> Picture:

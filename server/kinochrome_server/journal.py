@@ -22,6 +22,8 @@ from typing import Any, BinaryIO
 
 from kinochrome_proto.errors import OutputInTheWay
 
+from .durable import sha256, to_disk
+
 FORMAT_VERSION = 1
 _LIST = "journal"
 _HASHED = 1 << 20  # bytes of a film's beginning and end that tell it from others
@@ -130,7 +132,7 @@ class Journal:
         """Note that a chunk is finished; its file must be in place. From any thread. Raises OSError of the disk."""
         with self._lock:
             if self.durable:
-                _sync_folder(self.folder)
+                to_disk(self.folder)
                 self._append(asdict(record))
             self.records[record.index] = record
 
@@ -153,7 +155,7 @@ class Journal:
             )
         file = self.chunk_file(index)
         try:
-            if file.stat().st_size == record.size and _sha256(file) == record.sha256:
+            if file.stat().st_size == record.size and sha256(file) == record.sha256:
                 return record
         except OSError:
             pass
@@ -236,16 +238,3 @@ def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) and value else json.dumps(value)
     return text if len(text) <= 40 else text[:12] + "..."
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -31,6 +31,7 @@ from .codecs import Encoding
 from .compose import Composer
 from .cuts import DELAY, with_cuts
 from .decoding import Account, Decoder, OutOfOrder, Shown, in_order
+from .delayed import delayed
 from .engines.choice import engine_class
 from .engines.interface import Engine, EngineSettings
 from .facts import Facts, probe
@@ -244,18 +245,13 @@ class Painter:
 
     def _steadied(self, frames: Iterator[_Frame]) -> Iterator[_Frame]:
         stabilizer = steady.Stabilizer(self._job.look.stabilize)
-        waiting: deque[_Frame] = deque()
 
-        def steadied(planes: list[Float]) -> Iterator[_Frame]:
-            for held in planes:
-                frame = waiting.popleft()
-                frame.chroma = held
-                yield frame
+        def push(frame: _Frame) -> list[Float]:
+            return stabilizer.push(frame.thumbnail, frame.chroma, frame.starts_shot)
 
-        for frame in frames:
-            waiting.append(frame)
-            yield from steadied(stabilizer.push(frame.thumbnail, frame.chroma, frame.starts_shot))
-        yield from steadied(stabilizer.flush())
+        for frame, chroma in delayed(frames, push, stabilizer.flush):
+            frame.chroma = chroma
+            yield frame
 
     def _encode(self, frames: Iterator[_Frame], out: _Chunk, tell: Callable[[int], None]) -> None:
         encoder = self._encoding.open()
@@ -277,18 +273,13 @@ class Painter:
 
 def _deinterlaced(frames: Iterator[Shown], facts: Facts) -> Iterator[Shown]:
     deinterlacer = Deinterlacer(facts.picture, facts.time_base)
-    waiting: deque[Shown] = deque()
 
-    def ready(whole: list[VideoFrame]) -> Iterator[Shown]:
-        for frame in whole:
-            shown = waiting.popleft()
-            yield Shown(shown.role, shown.pts, frame)
-
-    for shown in frames:
-        waiting.append(shown)
+    def push(shown: Shown) -> list[VideoFrame]:
         shown.frame.pts = shown.pts
-        yield from ready(deinterlacer.push(shown.frame))
-    yield from ready(deinterlacer.flush())
+        return deinterlacer.push(shown.frame)
+
+    for shown, whole in delayed(frames, push, deinterlacer.flush):
+        yield Shown(shown.role, shown.pts, whole)
 
 
 def _telling(frames: Iterator[_Frame]) -> Iterator[_Frame]:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from ..durable import sha256, to_disk
 from .interface import Unusable
 
 FORMAT = 1
@@ -117,16 +118,16 @@ class EngineCache:
         partial = Path(tempfile.mkdtemp(dir=self.folder, prefix=f".{entry.name}."))  # mode 0700
         try:
             build(partial)
-            files = {file.name: _sha256(file) for file in sorted(partial.iterdir())}
+            files = {file.name: sha256(file) for file in sorted(partial.iterdir())}
             record = {"parts": dict(parts), "files": files}
             (partial / _RECORD).write_text(json.dumps(record, indent=1))
             for path in (*partial.iterdir(), partial):
-                _to_disk(path)
+                to_disk(path)
             os.rename(partial, entry)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        _to_disk(self.folder)
+        to_disk(self.folder)
 
     @contextlib.contextmanager
     def _lock(self, key: str) -> Iterator[None]:
@@ -198,21 +199,8 @@ def _fault(entry: Path, parts: Mapping[str, str]) -> str:
         if record["parts"] != dict(parts):
             return "is of something else than its name says"
         for name, digest in record["files"].items():
-            if _sha256(entry / name) != digest:
+            if sha256(entry / name) != digest:
                 return f"is damaged ({name})"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "is damaged"
     return ""
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
