@@ -105,7 +105,7 @@ def _engines() -> Iterator[Finding]:
     usable = []
     for word, kind in choice.ENGINES.items():
         try:
-            engine = choice.choose(word, colorizer, interface.EngineSettings(batch=1))
+            engine = choice.choose(word, colorizer, interface.EngineSettings())
             took = _milliseconds(engine, choice.picture(colorizer.manifest))
         except (KinochromeError, MemoryError) as error:
             state: Literal["note", "warn", "fault"] = "warn" if choice.should_work(word) else "note"

@@ -50,7 +50,7 @@ class Manifest:
     recipe: dict[str, Any] = field(default_factory=dict)
     """The training recipe, whole, and what it was trained on."""
     evaluation: dict[str, Any] = field(default_factory=dict)
-    """Figures on held-out stills; empty when none were taken."""
+    """Figures on held-out stills, of the fp32 network whatever the precision; empty when none were taken."""
     parity: dict[str, Any] = field(default_factory=dict)
     """Largest and mean difference from the trained network, in 8-bit code values, as measured at export; `probe`."""
     precision: str = "fp32"
@@ -58,6 +58,11 @@ class Manifest:
     precision_loss: dict[str, Any] = field(default_factory=dict)
     """What another precision than fp32 cost, measured against fp32."""
     format_version: int = FORMAT_VERSION
+
+    @property
+    def working_side(self) -> int:
+        """Pixels of the short side that pictures are brought to: the multiple that is nearest to `working_size`."""
+        return self.size_multiple * max(1, round(self.working_size / self.size_multiple))
 
     def to_metadata(self) -> dict[str, str]:
         """The entries to store in the file."""

@@ -7,12 +7,13 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
+import onnxruntime
 import pytest
 
 from kinochrome_client import doctor
 from kinochrome_client.doctor import Finding
 from kinochrome_proto.errors import Unusable
-from kinochrome_server.engines import choice
+from kinochrome_server.engines import choice, cuda
 
 Machine = Callable[..., list[Finding]]
 GPU = "onnxruntime-gpu", "tensorrt", "tensorrt-cu12", "tensorrt-cu13"
@@ -101,9 +102,6 @@ def test_a_tensorrt_that_fits_is_no_news(machine: Machine, installed: dict[str, 
 def test_libraries_that_are_missing_are_a_warning_where_there_is_a_gpu(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    from kinochrome_server.engines import cuda
-
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(cuda, "gpus", lambda engine: ["Fake GPU (0)"])
     monkeypatch.setattr(cuda, "missing_libraries", lambda: ["libcudnn.so.9", "libcublas.so.13"])

@@ -232,3 +232,15 @@ def test_a_journal_of_another_engine_is_not_carried_on(tmp_path: Path, monkeypat
             pipeline.journal_in(tmp_path / "journal", source, settings),
         ):
             pass
+
+
+def test_a_graph_that_fails_at_a_size_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        def run(self, names: object, feed: object) -> None:
+            raise RuntimeError("Non-zero status code returned while running Reshape node.\nmore of it")
+
+    made.make(tmp_path / "made.onnx")
+    engine = CpuEngine(colorizers.read(tmp_path / "made.onnx"), EngineSettings())
+    monkeypatch.setattr(engine, "_session", Failing())
+    with pytest.raises(BadColorizer, match=r"made\.onnx cannot paint a picture of 48x32: Non-zero .* node\.$"):
+        engine.run(np.zeros((1, 32, 48), np.uint8))

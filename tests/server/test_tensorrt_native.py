@@ -246,3 +246,9 @@ def test_what_is_not_installed(state: State, load: Load, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(Unusable, match=r"cannot be loaded .*: pip install 'kinochrome\[tensorrt\]'"):
         load()
+
+
+def test_int8_files_are_refused_before_anything_is_built(state: State, load: Load, tmp_path: Path) -> None:
+    made.make(tmp_path / "int8.onnx", precision="int8")
+    with pytest.raises(Unusable, match=r"int8\.onnx is int8 for CPUs.*use the fp32 or fp16 file"):
+        TensorrtNativeEngine(colorizers.read(tmp_path / "int8.onnx"), EngineSettings(cache=tmp_path / "cache"))

@@ -59,3 +59,10 @@ def test_other_shapes_are_other_words() -> None:
         Profile.of(manifest, 4, 264, 256),
     ]
     assert len({profile.words() for profile in profiles}) == len(profiles)
+
+
+@pytest.mark.parametrize(("size", "multiple", "side"), [(250, 16, 256), (32, 8, 32), (3, 8, 8), (96, 64, 128)])
+def test_the_working_side_is_the_nearest_multiple(size: int, multiple: int, side: int) -> None:
+    manifest = Manifest("test", size, multiple, 4, "ycbcr-bt601-full", "Apache-2.0")
+    assert manifest.working_side == side
+    assert Profile.usual(manifest, 1).short == side

@@ -92,8 +92,7 @@ def described(word: str) -> str:
 
 def picture(manifest: Manifest) -> npt.NDArray[np.uint8]:
     """(1, h, w), gray, of the colorizer's working size: what an engine is tried on."""
-    side = manifest.size_multiple * max(1, round(manifest.working_size / manifest.size_multiple))
-    return np.full((1, side, side), 128, np.uint8)
+    return np.full((1, manifest.working_side, manifest.working_side), 128, np.uint8)
 
 
 def _tried(word: str, colorizer: Colorizer, settings: EngineSettings) -> Engine:

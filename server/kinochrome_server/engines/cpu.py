@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from kinochrome_proto.errors import BadColorizer
 from kinochrome_proto.manifest import CHROMA
 
 from ..colorizers import Colorizer
@@ -28,6 +29,7 @@ class CpuEngine(Engine):
 
     def __init__(self, colorizer: Colorizer, settings: EngineSettings) -> None:
         super().__init__(colorizer, settings)
+        self._path = colorizer.path
         self._session = open_session(colorizer.content, str(colorizer.path), session_options(settings.threads))
 
     def run(self, luma: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -35,5 +37,7 @@ class CpuEngine(Engine):
             (chroma,) = self._session.run([CHROMA], self._feed(luma))
         except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
             raise_if_of_memory(error)
-            raise
+            _, height, width = luma.shape
+            fault = str(error).partition("\n")[0]
+            raise BadColorizer(f"{self._path} cannot paint a picture of {width}x{height}: {fault}") from error
         return cast(npt.NDArray[np.float32], chroma)

@@ -55,8 +55,7 @@ class CudaEngine(Engine):
         self._device, self._batch = settings.device, settings.batch
         self._session, self.captures = _open(colorizer, settings.device)
         self._bound: dict[tuple[int, ...], _Bound] = {}
-        side = self.manifest.size_multiple * max(1, self.manifest.working_size // self.manifest.size_multiple)
-        luma = proof.sample(side, side)[np.newaxis]
+        luma = proof.sample(self.manifest.working_side, self.manifest.working_side)[np.newaxis]
         proof.compare(self.name, colorizer, self.run(luma), CpuEngine(colorizer, settings).run(luma))
 
     def run(self, luma: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -14,7 +14,7 @@ from ..chroma import LONGEST
 from ..colorizers import Colorizer
 from . import proof
 from .cpu import CpuEngine
-from .interface import Engine, EngineSettings
+from .interface import Engine, EngineSettings, Unusable
 
 Shape = tuple[int, ...]
 Feed = Mapping[str, npt.NDArray[np.generic]]
@@ -46,9 +46,7 @@ class Profile:
     @classmethod
     def usual(cls, manifest: Manifest, batch: int) -> "Profile":
         """That of films wider than high."""
-        multiple = manifest.size_multiple
-        side = max(round(manifest.working_size / multiple), 1) * multiple
-        return cls.of(manifest, batch, side, side)
+        return cls.of(manifest, batch, manifest.working_side, manifest.working_side)
 
     @property
     def longest(self) -> int:
@@ -92,6 +90,11 @@ class ShapedEngine(Engine):
 
     def __init__(self, colorizer: Colorizer, settings: EngineSettings) -> None:
         super().__init__(colorizer, settings)
+        if self.manifest.precision == "int8":
+            raise Unusable(
+                f"--engine {self.name}: {colorizer.path} is int8 for CPUs, which TensorRT does not take: "
+                "use the fp32 or fp16 file, or --engine cpu"
+            )
         self._colorizer, self._settings = colorizer, settings
         self._cpu = CpuEngine(colorizer, settings)  # raises BadColorizer, so what fails from here on is not the file
         self._runners: dict[Profile, Runner] = {}
