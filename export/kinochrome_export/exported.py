@@ -11,6 +11,8 @@ from kinochrome_proto import colorizer_file
 from kinochrome_proto.errors import BadColorizer
 from kinochrome_proto.manifest import CHROMA, LUMA, NOISE, Manifest
 
+from . import cpu
+
 
 class Exported:
     """A `kinochrome_trainer.metrics.Painter` that runs a colorizer file with ONNX Runtime on the CPU."""
@@ -38,13 +40,8 @@ def load(file: Path) -> Exported:
     Raises UnknownColorizer when it cannot be read, BadColorizer when it is none or is not sound.
     """
     colorizer = colorizer_file.read(file)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised, in our words
-    options.intra_op_num_threads = torch.get_num_threads()
-    # Spinning threads would take PyTorch's share of the cores while they wait.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        session = onnxruntime.InferenceSession(colorizer.content, options, providers=["CPUExecutionProvider"])
+        session = cpu.session(colorizer.content, threads=torch.get_num_threads())
     except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
         raise BadColorizer(f"{file} cannot be loaded as an ONNX model: {error}".partition("\n")[0]) from None
     return Exported(session, colorizer.manifest)

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import torch
 
 from kinochrome_proto import probe as probes
 from kinochrome_proto.manifest import CHROMA, LUMA, NOISE
 from kinochrome_proto.probe import CODE_VALUES, TOLERANCE, Probe
 
+from . import cpu
 from .graph import LumaToChroma
 
 Feed = dict[str, npt.NDArray[Any]]
@@ -43,7 +43,7 @@ class Parity:
 
 def measure(graph: LumaToChroma, file: Path, multiple: int) -> Parity:
     """Run both on pictures of several sizes and batches. Raises ParityError past TOLERANCE."""
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    session = cpu.session(file.read_bytes())
     length = graph.generator.noise_length
     side = multiple * math.ceil(probes.SIDE / multiple)
     odd = side + multiple

@@ -19,7 +19,7 @@ from kinochrome_proto import colorizer_file
 from kinochrome_proto.errors import BadColorizer, KinochromeError
 from kinochrome_proto.manifest import FORMAT_VERSION, PREFIX, Manifest
 
-from . import parity
+from . import cpu, parity
 
 
 def write(model: onnx.ModelProto, manifest: Manifest, file: Path) -> None:
@@ -54,7 +54,7 @@ def renew(file: Path) -> Manifest:
     if metadata.get(f"{PREFIX}format_version") != "1":
         raise BadColorizer(f"{file} is no colorizer file of format version 1: there is nothing to renew")
     manifest = Manifest.from_metadata(metadata | {f"{PREFIX}format_version": json.dumps(FORMAT_VERSION)}, str(file))
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = cpu.session(model.SerializeToString())
     pictures = parity.probe_pictures(manifest.size_multiple, manifest.noise_length)
     probe = parity.probe(np.asarray(session.run(None, pictures)[0]), f"onnxruntime {onnxruntime.__version__}")
     manifest = dataclasses.replace(manifest, parity={**manifest.parity, "probe": dataclasses.asdict(probe)})
