@@ -5,9 +5,16 @@ from collections.abc import Iterator
 import pytest
 
 from kinochrome_server.pool import WorkerPool
+from tests.server import colouring
 
 
 @pytest.fixture(scope="session")
 def pool() -> Iterator[WorkerPool]:
     with WorkerPool(2) as pool:
         yield pool
+
+
+@pytest.fixture(scope="session")
+def shared_workers(pool: WorkerPool) -> None:
+    """For films that `colouring.run` colours."""
+    colouring.POOL = pool
