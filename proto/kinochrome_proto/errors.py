@@ -8,6 +8,11 @@ KinochromeError
 ├─ Unusable            an engine cannot run on this machine
 ├─ OutputInTheWay      the output exists, or its folder does not
 ├─ Cancelled           the user or the other side gave up
+├─ NotAllowed          the server does not know the caller: no token, a wrong one, or no certificate
+├─ NoSuchJob           the server has no job of that id, or it is another owner's
+├─ WrongOffset         an upload or a download begins where the server has nothing to put it to
+├─ DamagedOnTheWay     bytes arrived otherwise than they were sent
+├─ QuotaReached        the owner has as many jobs, bytes or pixels on the server as it may
 ├─ ServerUnreachable   no server answers there
 ├─ ServerFull          the server has no room for the film
 └─ ServerFailed        the server broke off for a reason of its own
@@ -66,6 +71,36 @@ class Cancelled(KinochromeError):
     reason = "CANCELLED"
 
 
+class NotAllowed(KinochromeError):
+    """The server does not know the caller: no token, a wrong one, or no certificate."""
+
+    reason = "NOT_ALLOWED"
+
+
+class NoSuchJob(KinochromeError):
+    """The server has no job of that id, or it is another owner's."""
+
+    reason = "NO_SUCH_JOB"
+
+
+class WrongOffset(KinochromeError):
+    """An upload or a download begins where the server has nothing to put it to."""
+
+    reason = "WRONG_OFFSET"
+
+
+class DamagedOnTheWay(KinochromeError):
+    """Bytes arrived otherwise than they were sent."""
+
+    reason = "DAMAGED_ON_THE_WAY"
+
+
+class QuotaReached(KinochromeError):
+    """The owner has as many jobs, bytes or pixels on the server as it may."""
+
+    reason = "QUOTA_REACHED"
+
+
 class ServerUnreachable(KinochromeError):
     """No server answers there."""
 
@@ -94,6 +129,11 @@ BY_REASON: dict[str, type[KinochromeError]] = {
         Unusable,
         OutputInTheWay,
         Cancelled,
+        NotAllowed,
+        NoSuchJob,
+        WrongOffset,
+        DamagedOnTheWay,
+        QuotaReached,
         ServerUnreachable,
         ServerFull,
         ServerFailed,

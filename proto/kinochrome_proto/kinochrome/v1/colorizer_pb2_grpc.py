@@ -27,6 +27,14 @@ if _version_not_supported:
 
 class ColorizerServiceStub(object):
     """Colours black-and-white films.
+
+    A film is coloured by a job, which outlives calls, clients and servers: it is created, its film is uploaded and
+    committed, its colouring watched, the coloured film downloaded, the job deleted. Whatever broke off is carried on from
+    the offset that was reached. A server's jobs are seen by their owner alone: for everybody else they do not exist.
+
+    Errors are google.rpc.Status with an ErrorInfo whose domain is "kinochrome" and whose reason is one of those in
+    errors.py (BAD_FILM, BAD_SETTINGS, UNKNOWN_COLORIZER, NO_SUCH_JOB, WRONG_OFFSET, DAMAGED_ON_THE_WAY, ...). Where a
+    field is at fault a BadRequest names it; where trying again helps a RetryInfo says when.
     """
 
     def __init__(self, channel):
@@ -40,6 +48,51 @@ class ColorizerServiceStub(object):
                 request_serializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.GetServerInfoRequest.SerializeToString,
                 response_deserializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.GetServerInfoResponse.FromString,
                 _registered_method=True)
+        self.CreateJob = channel.unary_unary(
+                '/kinochrome.v1.ColorizerService/CreateJob',
+                request_serializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.CreateJobRequest.SerializeToString,
+                response_deserializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.CreateJobResponse.FromString,
+                _registered_method=True)
+        self.GetJob = channel.unary_unary(
+                '/kinochrome.v1.ColorizerService/GetJob',
+                request_serializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.GetJobRequest.SerializeToString,
+                response_deserializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.GetJobResponse.FromString,
+                _registered_method=True)
+        self.ListJobs = channel.unary_unary(
+                '/kinochrome.v1.ColorizerService/ListJobs',
+                request_serializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.ListJobsRequest.SerializeToString,
+                response_deserializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.ListJobsResponse.FromString,
+                _registered_method=True)
+        self.UploadFilm = channel.stream_stream(
+                '/kinochrome.v1.ColorizerService/UploadFilm',
+                request_serializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.UploadFilmRequest.SerializeToString,
+                response_deserializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.UploadFilmResponse.FromString,
+                _registered_method=True)
+        self.CommitFilm = channel.unary_unary(
+                '/kinochrome.v1.ColorizerService/CommitFilm',
+                request_serializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.CommitFilmRequest.SerializeToString,
+                response_deserializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.CommitFilmResponse.FromString,
+                _registered_method=True)
+        self.WatchJob = channel.unary_stream(
+                '/kinochrome.v1.ColorizerService/WatchJob',
+                request_serializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.WatchJobRequest.SerializeToString,
+                response_deserializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.WatchJobResponse.FromString,
+                _registered_method=True)
+        self.DownloadFilm = channel.unary_stream(
+                '/kinochrome.v1.ColorizerService/DownloadFilm',
+                request_serializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.DownloadFilmRequest.SerializeToString,
+                response_deserializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.DownloadFilmResponse.FromString,
+                _registered_method=True)
+        self.CancelJob = channel.unary_unary(
+                '/kinochrome.v1.ColorizerService/CancelJob',
+                request_serializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.CancelJobRequest.SerializeToString,
+                response_deserializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.CancelJobResponse.FromString,
+                _registered_method=True)
+        self.DeleteJob = channel.unary_unary(
+                '/kinochrome.v1.ColorizerService/DeleteJob',
+                request_serializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.DeleteJobRequest.SerializeToString,
+                response_deserializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.DeleteJobResponse.FromString,
+                _registered_method=True)
         self.Colorize = channel.stream_stream(
                 '/kinochrome.v1.ColorizerService/Colorize',
                 request_serializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.ColorizeRequest.SerializeToString,
@@ -49,6 +102,14 @@ class ColorizerServiceStub(object):
 
 class ColorizerServiceServicer(object):
     """Colours black-and-white films.
+
+    A film is coloured by a job, which outlives calls, clients and servers: it is created, its film is uploaded and
+    committed, its colouring watched, the coloured film downloaded, the job deleted. Whatever broke off is carried on from
+    the offset that was reached. A server's jobs are seen by their owner alone: for everybody else they do not exist.
+
+    Errors are google.rpc.Status with an ErrorInfo whose domain is "kinochrome" and whose reason is one of those in
+    errors.py (BAD_FILM, BAD_SETTINGS, UNKNOWN_COLORIZER, NO_SUCH_JOB, WRONG_OFFSET, DAMAGED_ON_THE_WAY, ...). Where a
+    field is at fault a BadRequest names it; where trying again helps a RetryInfo says when.
     """
 
     def GetServerInfo(self, request, context):
@@ -58,15 +119,82 @@ class ColorizerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateJob(self, request, context):
+        """Makes a job that waits for its film. The same request_id gives the same job again: a retry is harmless.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetJob(self, request, context):
+        """How a job stands.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListJobs(self, request, context):
+        """The caller's jobs, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UploadFilm(self, request_iterator, context):
+        """Takes the bytes of a job's film, in order. Each piece is acknowledged once it is safe on the server's disk.
+
+        Broken off, it is carried on from `Job.uploaded`: a first piece elsewhere ends in WRONG_OFFSET. A piece whose
+        checksum is wrong ends in DAMAGED_ON_THE_WAY, and nothing of it is kept. Of two uploads to one job the later counts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CommitFilm(self, request, context):
+        """Says that the film is whole. A film of another size or SHA-256 than stated ends in DAMAGED_ON_THE_WAY, and has to
+        be uploaded again from offset 0. Committing twice is harmless.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchJob(self, request, context):
+        """How a job stands now, and whenever that changes, until it has come to an end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadFilm(self, request, context):
+        """The coloured film from an offset on, as it comes into being; the last response is `finished`.
+
+        The bytes of an interrupted download stay good: it is carried on at their number. When a film is complete its
+        header is written again; those runs come last, each time, with offsets that lie before the end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelJob(self, request, context):
+        """Stops a job: within a second nothing works for it any more. Of one that has ended nothing changes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteJob(self, request, context):
+        """Removes a job and all its bytes from the server, stopping it if need be. One that is gone already is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Colorize(self, request_iterator, context):
-        """Colours one film while it is being sent.
+        """Colours one film in one call, for those who want to pipe a film through: a job that goes when the call ends.
 
         The first request carries the settings, all others bytes of the film in order; the client then half-closes.
         Responses come as soon as there is something to say; coloured bytes come before the upload ends where the
         film's container allows it. The last response is `finished`; a call that ends without it has failed.
-
-        Errors are google.rpc.Status with an ErrorInfo whose reason is one of those in errors.py
-        (BAD_FILM, BAD_SETTINGS, UNKNOWN_COLORIZER, ...) and whose domain is "kinochrome".
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -79,6 +207,51 @@ def add_ColorizerServiceServicer_to_server(servicer, server):
                     servicer.GetServerInfo,
                     request_deserializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.GetServerInfoRequest.FromString,
                     response_serializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.GetServerInfoResponse.SerializeToString,
+            ),
+            'CreateJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateJob,
+                    request_deserializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.CreateJobRequest.FromString,
+                    response_serializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.CreateJobResponse.SerializeToString,
+            ),
+            'GetJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetJob,
+                    request_deserializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.GetJobRequest.FromString,
+                    response_serializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.GetJobResponse.SerializeToString,
+            ),
+            'ListJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJobs,
+                    request_deserializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.ListJobsRequest.FromString,
+                    response_serializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.ListJobsResponse.SerializeToString,
+            ),
+            'UploadFilm': grpc.stream_stream_rpc_method_handler(
+                    servicer.UploadFilm,
+                    request_deserializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.UploadFilmRequest.FromString,
+                    response_serializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.UploadFilmResponse.SerializeToString,
+            ),
+            'CommitFilm': grpc.unary_unary_rpc_method_handler(
+                    servicer.CommitFilm,
+                    request_deserializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.CommitFilmRequest.FromString,
+                    response_serializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.CommitFilmResponse.SerializeToString,
+            ),
+            'WatchJob': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchJob,
+                    request_deserializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.WatchJobRequest.FromString,
+                    response_serializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.WatchJobResponse.SerializeToString,
+            ),
+            'DownloadFilm': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadFilm,
+                    request_deserializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.DownloadFilmRequest.FromString,
+                    response_serializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.DownloadFilmResponse.SerializeToString,
+            ),
+            'CancelJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelJob,
+                    request_deserializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.CancelJobRequest.FromString,
+                    response_serializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.CancelJobResponse.SerializeToString,
+            ),
+            'DeleteJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteJob,
+                    request_deserializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.DeleteJobRequest.FromString,
+                    response_serializer=kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.DeleteJobResponse.SerializeToString,
             ),
             'Colorize': grpc.stream_stream_rpc_method_handler(
                     servicer.Colorize,
@@ -95,6 +268,14 @@ def add_ColorizerServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ColorizerService(object):
     """Colours black-and-white films.
+
+    A film is coloured by a job, which outlives calls, clients and servers: it is created, its film is uploaded and
+    committed, its colouring watched, the coloured film downloaded, the job deleted. Whatever broke off is carried on from
+    the offset that was reached. A server's jobs are seen by their owner alone: for everybody else they do not exist.
+
+    Errors are google.rpc.Status with an ErrorInfo whose domain is "kinochrome" and whose reason is one of those in
+    errors.py (BAD_FILM, BAD_SETTINGS, UNKNOWN_COLORIZER, NO_SUCH_JOB, WRONG_OFFSET, DAMAGED_ON_THE_WAY, ...). Where a
+    field is at fault a BadRequest names it; where trying again helps a RetryInfo says when.
     """
 
     @staticmethod
@@ -114,6 +295,249 @@ class ColorizerService(object):
             '/kinochrome.v1.ColorizerService/GetServerInfo',
             kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.GetServerInfoRequest.SerializeToString,
             kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.GetServerInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinochrome.v1.ColorizerService/CreateJob',
+            kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.CreateJobRequest.SerializeToString,
+            kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.CreateJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinochrome.v1.ColorizerService/GetJob',
+            kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.GetJobRequest.SerializeToString,
+            kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.GetJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinochrome.v1.ColorizerService/ListJobs',
+            kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.ListJobsRequest.SerializeToString,
+            kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.ListJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadFilm(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/kinochrome.v1.ColorizerService/UploadFilm',
+            kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.UploadFilmRequest.SerializeToString,
+            kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.UploadFilmResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CommitFilm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinochrome.v1.ColorizerService/CommitFilm',
+            kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.CommitFilmRequest.SerializeToString,
+            kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.CommitFilmResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/kinochrome.v1.ColorizerService/WatchJob',
+            kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.WatchJobRequest.SerializeToString,
+            kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.WatchJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadFilm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/kinochrome.v1.ColorizerService/DownloadFilm',
+            kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.DownloadFilmRequest.SerializeToString,
+            kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.DownloadFilmResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinochrome.v1.ColorizerService/CancelJob',
+            kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.CancelJobRequest.SerializeToString,
+            kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.CancelJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinochrome.v1.ColorizerService/DeleteJob',
+            kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.DeleteJobRequest.SerializeToString,
+            kinochrome__proto_dot_kinochrome_dot_v1_dot_colorizer__pb2.DeleteJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

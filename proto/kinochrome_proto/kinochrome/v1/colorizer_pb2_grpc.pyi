@@ -27,7 +27,16 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ColorizerServiceStub:
-    """Colours black-and-white films."""
+    """Colours black-and-white films.
+
+    A film is coloured by a job, which outlives calls, clients and servers: it is created, its film is uploaded and
+    committed, its colouring watched, the coloured film downloaded, the job deleted. Whatever broke off is carried on from
+    the offset that was reached. A server's jobs are seen by their owner alone: for everybody else they do not exist.
+
+    Errors are google.rpc.Status with an ErrorInfo whose domain is "kinochrome" and whose reason is one of those in
+    errors.py (BAD_FILM, BAD_SETTINGS, UNKNOWN_COLORIZER, NO_SUCH_JOB, WRONG_OFFSET, DAMAGED_ON_THE_WAY, ...). Where a
+    field is at fault a BadRequest names it; where trying again helps a RetryInfo says when.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -35,37 +44,105 @@ class ColorizerServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ColorizerServiceAsyncStub: ...
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_colorizer_pb2.GetServerInfoRequest, _colorizer_pb2.GetServerInfoResponse]
     """What this server can do, and with what."""
+    CreateJob: _grpc.UnaryUnaryMultiCallable[_colorizer_pb2.CreateJobRequest, _colorizer_pb2.CreateJobResponse]
+    """Makes a job that waits for its film. The same request_id gives the same job again: a retry is harmless."""
+    GetJob: _grpc.UnaryUnaryMultiCallable[_colorizer_pb2.GetJobRequest, _colorizer_pb2.GetJobResponse]
+    """How a job stands."""
+    ListJobs: _grpc.UnaryUnaryMultiCallable[_colorizer_pb2.ListJobsRequest, _colorizer_pb2.ListJobsResponse]
+    """The caller's jobs, newest first."""
+    UploadFilm: _grpc.StreamStreamMultiCallable[_colorizer_pb2.UploadFilmRequest, _colorizer_pb2.UploadFilmResponse]
+    """Takes the bytes of a job's film, in order. Each piece is acknowledged once it is safe on the server's disk.
+
+    Broken off, it is carried on from `Job.uploaded`: a first piece elsewhere ends in WRONG_OFFSET. A piece whose
+    checksum is wrong ends in DAMAGED_ON_THE_WAY, and nothing of it is kept. Of two uploads to one job the later counts.
+    """
+    CommitFilm: _grpc.UnaryUnaryMultiCallable[_colorizer_pb2.CommitFilmRequest, _colorizer_pb2.CommitFilmResponse]
+    """Says that the film is whole. A film of another size or SHA-256 than stated ends in DAMAGED_ON_THE_WAY, and has to
+    be uploaded again from offset 0. Committing twice is harmless.
+    """
+    WatchJob: _grpc.UnaryStreamMultiCallable[_colorizer_pb2.WatchJobRequest, _colorizer_pb2.WatchJobResponse]
+    """How a job stands now, and whenever that changes, until it has come to an end."""
+    DownloadFilm: _grpc.UnaryStreamMultiCallable[_colorizer_pb2.DownloadFilmRequest, _colorizer_pb2.DownloadFilmResponse]
+    """The coloured film from an offset on, as it comes into being; the last response is `finished`.
+
+    The bytes of an interrupted download stay good: it is carried on at their number. When a film is complete its
+    header is written again; those runs come last, each time, with offsets that lie before the end.
+    """
+    CancelJob: _grpc.UnaryUnaryMultiCallable[_colorizer_pb2.CancelJobRequest, _colorizer_pb2.CancelJobResponse]
+    """Stops a job: within a second nothing works for it any more. Of one that has ended nothing changes."""
+    DeleteJob: _grpc.UnaryUnaryMultiCallable[_colorizer_pb2.DeleteJobRequest, _colorizer_pb2.DeleteJobResponse]
+    """Removes a job and all its bytes from the server, stopping it if need be. One that is gone already is no error."""
     Colorize: _grpc.StreamStreamMultiCallable[_colorizer_pb2.ColorizeRequest, _colorizer_pb2.ColorizeResponse]
-    """Colours one film while it is being sent.
+    """Colours one film in one call, for those who want to pipe a film through: a job that goes when the call ends.
 
     The first request carries the settings, all others bytes of the film in order; the client then half-closes.
     Responses come as soon as there is something to say; coloured bytes come before the upload ends where the
     film's container allows it. The last response is `finished`; a call that ends without it has failed.
-
-    Errors are google.rpc.Status with an ErrorInfo whose reason is one of those in errors.py
-    (BAD_FILM, BAD_SETTINGS, UNKNOWN_COLORIZER, ...) and whose domain is "kinochrome".
     """
 
 @_typing.type_check_only
 class ColorizerServiceAsyncStub(ColorizerServiceStub):
-    """Colours black-and-white films."""
+    """Colours black-and-white films.
+
+    A film is coloured by a job, which outlives calls, clients and servers: it is created, its film is uploaded and
+    committed, its colouring watched, the coloured film downloaded, the job deleted. Whatever broke off is carried on from
+    the offset that was reached. A server's jobs are seen by their owner alone: for everybody else they do not exist.
+
+    Errors are google.rpc.Status with an ErrorInfo whose domain is "kinochrome" and whose reason is one of those in
+    errors.py (BAD_FILM, BAD_SETTINGS, UNKNOWN_COLORIZER, NO_SUCH_JOB, WRONG_OFFSET, DAMAGED_ON_THE_WAY, ...). Where a
+    field is at fault a BadRequest names it; where trying again helps a RetryInfo says when.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_colorizer_pb2.GetServerInfoRequest, _colorizer_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """What this server can do, and with what."""
+    CreateJob: _aio.UnaryUnaryMultiCallable[_colorizer_pb2.CreateJobRequest, _colorizer_pb2.CreateJobResponse]  # type: ignore[assignment]
+    """Makes a job that waits for its film. The same request_id gives the same job again: a retry is harmless."""
+    GetJob: _aio.UnaryUnaryMultiCallable[_colorizer_pb2.GetJobRequest, _colorizer_pb2.GetJobResponse]  # type: ignore[assignment]
+    """How a job stands."""
+    ListJobs: _aio.UnaryUnaryMultiCallable[_colorizer_pb2.ListJobsRequest, _colorizer_pb2.ListJobsResponse]  # type: ignore[assignment]
+    """The caller's jobs, newest first."""
+    UploadFilm: _aio.StreamStreamMultiCallable[_colorizer_pb2.UploadFilmRequest, _colorizer_pb2.UploadFilmResponse]  # type: ignore[assignment]
+    """Takes the bytes of a job's film, in order. Each piece is acknowledged once it is safe on the server's disk.
+
+    Broken off, it is carried on from `Job.uploaded`: a first piece elsewhere ends in WRONG_OFFSET. A piece whose
+    checksum is wrong ends in DAMAGED_ON_THE_WAY, and nothing of it is kept. Of two uploads to one job the later counts.
+    """
+    CommitFilm: _aio.UnaryUnaryMultiCallable[_colorizer_pb2.CommitFilmRequest, _colorizer_pb2.CommitFilmResponse]  # type: ignore[assignment]
+    """Says that the film is whole. A film of another size or SHA-256 than stated ends in DAMAGED_ON_THE_WAY, and has to
+    be uploaded again from offset 0. Committing twice is harmless.
+    """
+    WatchJob: _aio.UnaryStreamMultiCallable[_colorizer_pb2.WatchJobRequest, _colorizer_pb2.WatchJobResponse]  # type: ignore[assignment]
+    """How a job stands now, and whenever that changes, until it has come to an end."""
+    DownloadFilm: _aio.UnaryStreamMultiCallable[_colorizer_pb2.DownloadFilmRequest, _colorizer_pb2.DownloadFilmResponse]  # type: ignore[assignment]
+    """The coloured film from an offset on, as it comes into being; the last response is `finished`.
+
+    The bytes of an interrupted download stay good: it is carried on at their number. When a film is complete its
+    header is written again; those runs come last, each time, with offsets that lie before the end.
+    """
+    CancelJob: _aio.UnaryUnaryMultiCallable[_colorizer_pb2.CancelJobRequest, _colorizer_pb2.CancelJobResponse]  # type: ignore[assignment]
+    """Stops a job: within a second nothing works for it any more. Of one that has ended nothing changes."""
+    DeleteJob: _aio.UnaryUnaryMultiCallable[_colorizer_pb2.DeleteJobRequest, _colorizer_pb2.DeleteJobResponse]  # type: ignore[assignment]
+    """Removes a job and all its bytes from the server, stopping it if need be. One that is gone already is no error."""
     Colorize: _aio.StreamStreamMultiCallable[_colorizer_pb2.ColorizeRequest, _colorizer_pb2.ColorizeResponse]  # type: ignore[assignment]
-    """Colours one film while it is being sent.
+    """Colours one film in one call, for those who want to pipe a film through: a job that goes when the call ends.
 
     The first request carries the settings, all others bytes of the film in order; the client then half-closes.
     Responses come as soon as there is something to say; coloured bytes come before the upload ends where the
     film's container allows it. The last response is `finished`; a call that ends without it has failed.
-
-    Errors are google.rpc.Status with an ErrorInfo whose reason is one of those in errors.py
-    (BAD_FILM, BAD_SETTINGS, UNKNOWN_COLORIZER, ...) and whose domain is "kinochrome".
     """
 
 class ColorizerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Colours black-and-white films."""
+    """Colours black-and-white films.
+
+    A film is coloured by a job, which outlives calls, clients and servers: it is created, its film is uploaded and
+    committed, its colouring watched, the coloured film downloaded, the job deleted. Whatever broke off is carried on from
+    the offset that was reached. A server's jobs are seen by their owner alone: for everybody else they do not exist.
+
+    Errors are google.rpc.Status with an ErrorInfo whose domain is "kinochrome" and whose reason is one of those in
+    errors.py (BAD_FILM, BAD_SETTINGS, UNKNOWN_COLORIZER, NO_SUCH_JOB, WRONG_OFFSET, DAMAGED_ON_THE_WAY, ...). Where a
+    field is at fault a BadRequest names it; where trying again helps a RetryInfo says when.
+    """
 
     @_abc_1.abstractmethod
     def GetServerInfo(
@@ -76,19 +153,98 @@ class ColorizerServiceServicer(metaclass=_abc_1.ABCMeta):
         """What this server can do, and with what."""
 
     @_abc_1.abstractmethod
+    def CreateJob(
+        self,
+        request: _colorizer_pb2.CreateJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_colorizer_pb2.CreateJobResponse, _abc.Awaitable[_colorizer_pb2.CreateJobResponse]]:
+        """Makes a job that waits for its film. The same request_id gives the same job again: a retry is harmless."""
+
+    @_abc_1.abstractmethod
+    def GetJob(
+        self,
+        request: _colorizer_pb2.GetJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_colorizer_pb2.GetJobResponse, _abc.Awaitable[_colorizer_pb2.GetJobResponse]]:
+        """How a job stands."""
+
+    @_abc_1.abstractmethod
+    def ListJobs(
+        self,
+        request: _colorizer_pb2.ListJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_colorizer_pb2.ListJobsResponse, _abc.Awaitable[_colorizer_pb2.ListJobsResponse]]:
+        """The caller's jobs, newest first."""
+
+    @_abc_1.abstractmethod
+    def UploadFilm(
+        self,
+        request_iterator: _MaybeAsyncIterator[_colorizer_pb2.UploadFilmRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_colorizer_pb2.UploadFilmResponse], _abc.AsyncIterator[_colorizer_pb2.UploadFilmResponse]]:
+        """Takes the bytes of a job's film, in order. Each piece is acknowledged once it is safe on the server's disk.
+
+        Broken off, it is carried on from `Job.uploaded`: a first piece elsewhere ends in WRONG_OFFSET. A piece whose
+        checksum is wrong ends in DAMAGED_ON_THE_WAY, and nothing of it is kept. Of two uploads to one job the later counts.
+        """
+
+    @_abc_1.abstractmethod
+    def CommitFilm(
+        self,
+        request: _colorizer_pb2.CommitFilmRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_colorizer_pb2.CommitFilmResponse, _abc.Awaitable[_colorizer_pb2.CommitFilmResponse]]:
+        """Says that the film is whole. A film of another size or SHA-256 than stated ends in DAMAGED_ON_THE_WAY, and has to
+        be uploaded again from offset 0. Committing twice is harmless.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchJob(
+        self,
+        request: _colorizer_pb2.WatchJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_colorizer_pb2.WatchJobResponse], _abc.AsyncIterator[_colorizer_pb2.WatchJobResponse]]:
+        """How a job stands now, and whenever that changes, until it has come to an end."""
+
+    @_abc_1.abstractmethod
+    def DownloadFilm(
+        self,
+        request: _colorizer_pb2.DownloadFilmRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_colorizer_pb2.DownloadFilmResponse], _abc.AsyncIterator[_colorizer_pb2.DownloadFilmResponse]]:
+        """The coloured film from an offset on, as it comes into being; the last response is `finished`.
+
+        The bytes of an interrupted download stay good: it is carried on at their number. When a film is complete its
+        header is written again; those runs come last, each time, with offsets that lie before the end.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelJob(
+        self,
+        request: _colorizer_pb2.CancelJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_colorizer_pb2.CancelJobResponse, _abc.Awaitable[_colorizer_pb2.CancelJobResponse]]:
+        """Stops a job: within a second nothing works for it any more. Of one that has ended nothing changes."""
+
+    @_abc_1.abstractmethod
+    def DeleteJob(
+        self,
+        request: _colorizer_pb2.DeleteJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_colorizer_pb2.DeleteJobResponse, _abc.Awaitable[_colorizer_pb2.DeleteJobResponse]]:
+        """Removes a job and all its bytes from the server, stopping it if need be. One that is gone already is no error."""
+
+    @_abc_1.abstractmethod
     def Colorize(
         self,
         request_iterator: _MaybeAsyncIterator[_colorizer_pb2.ColorizeRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_colorizer_pb2.ColorizeResponse], _abc.AsyncIterator[_colorizer_pb2.ColorizeResponse]]:
-        """Colours one film while it is being sent.
+        """Colours one film in one call, for those who want to pipe a film through: a job that goes when the call ends.
 
         The first request carries the settings, all others bytes of the film in order; the client then half-closes.
         Responses come as soon as there is something to say; coloured bytes come before the upload ends where the
         film's container allows it. The last response is `finished`; a call that ends without it has failed.
-
-        Errors are google.rpc.Status with an ErrorInfo whose reason is one of those in errors.py
-        (BAD_FILM, BAD_SETTINGS, UNKNOWN_COLORIZER, ...) and whose domain is "kinochrome".
         """
 
 def add_ColorizerServiceServicer_to_server(servicer: ColorizerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
