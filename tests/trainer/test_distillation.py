@@ -127,11 +127,11 @@ def test_gray_stills_are_learnt_from_though_no_truth_of_them_is_known(teacher: P
     [
         (
             "teacher.points.0.student=encode.9",
-            r"teacher\.points\.0\.student: no point 'encode\.9' in the student's network; known: stem, encode\.0, ",
+            r"teacher\.points\.0\.student: no point 'encode\.9' in the network; known: stem, encode\.0, ",
         ),
         (
             "teacher.points.1.teacher=scene",
-            r"teacher\.points\.1\.teacher: no point 'scene' in the teacher's network; known: stem, .*, decode\.1$",
+            r"teacher\.points\.1\.teacher: no point 'scene' in the network; known: stem, .*, decode\.1$",
         ),
         ("teacher.points=[]", "compares features at teacher.points, and there are none"),
         ("loss.adversarial=1", "system 'distillation' has no term 'adversarial': set loss.adversarial=0"),

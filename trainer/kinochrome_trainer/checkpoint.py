@@ -98,6 +98,24 @@ def painter(file: Path) -> tuple[Generator, Recipe, int]:
     return generator.eval().requires_grad_(False), recipe, step
 
 
+def start(system: System, run: Path) -> int:
+    """Give a new system's generator the weights that a run's averaged one has of the same names and shapes; return how
+    many of its layers' tensors start anew. Raises BadRun when the run is missing, damaged, or has none in common."""
+    if not run.is_dir():
+        raise BadRun(f"start {run} is no folder: name the --out folder of a training run")
+    try:
+        theirs = painter(latest(run))[0].state_dict()
+    except BadRun as error:
+        raise BadRun(f"start: {error}") from None
+    for network in (system.generator, system.average):
+        ours = network.state_dict()
+        common = {name: tensor for name, tensor in theirs.items() if name in ours and ours[name].shape == tensor.shape}
+        if not common:
+            raise BadRun(f"start {run} trained another generator: the two have no layer in common")
+        network.load_state_dict(common, strict=False)
+    return len(ours) - len(common)
+
+
 def restore(file: Path, fabric: Fabric | None = None, recipe: Recipe | None = None) -> tuple[System, Recipe, int]:
     """Rebuild (system, recipe, step) from a checkpoint, by default on the CPU. Raises BadRun when it is damaged.
 

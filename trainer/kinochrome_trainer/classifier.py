@@ -15,9 +15,11 @@ URL = "https://download.pytorch.org/models/squeezenet1_0-b66bff10.pth"
 
 SHORT_SIDE = 256  # pixels to which a picture's short side is brought before the crop
 CLASSES = 1000
+CHANNELS = 512  # of the last features
 _FIRES = {2: (96, 16, 64), 3: (128, 16, 64), 4: (128, 32, 128), 5: (256, 32, 128)}
 _FIRES |= {6: (256, 48, 192), 7: (384, 48, 192), 8: (384, 64, 256), 9: (512, 64, 256)}
 """Channels in, squeezed, and in each of the two halves that come out."""
+_LAST = max(_FIRES)
 _POOLED_BEFORE = (2, 5, 9)  # fire modules that a max-pooling comes before
 _FEATURES_AFTER = (3, 5, 6, 7, 8, 9)  # fire modules after which LPIPS reads a SqueezeNet; it reads conv1 too
 # Where torchvision's state dict keeps each layer.
@@ -94,27 +96,39 @@ class Classifier(nn.Module):
 
     def forward(self, rgb: Tensor) -> Seen:
         """Pictures (N, 3, H, W) in 0..1, of which the middle is seen: short side at SHORT_SIDE, then a square crop."""
-        x = (self._seen(rgb) - self.mean) / self.deviation
-        x = F.relu(self.conv1(x))
-        features = [F.normalize(x)]
+        layers = self._layers(self._cropped(rgb))
+        features = [F.normalize(layers[number]) for number in (1, *_FEATURES_AFTER)]
+        return Seen(self._logits(layers[_LAST]), features)
+
+    def read(self, rgb: Tensor) -> tuple[Tensor, Tensor]:
+        """All of pictures (N, 3, H, W) in 0..1, H and W at least 32, as large as they are -> last features
+        (N, CHANNELS, about H/16, W/16), and logits (N, CLASSES)."""
+        last = self._layers(rgb)[_LAST]
+        return last, self._logits(last)
+
+    def _layers(self, rgb: Tensor) -> dict[int, Tensor]:
+        """What comes out of each layer: 1 is the first convolution, the others are fire modules by number."""
+        ordered = rgb.flip(1) if self.caffe else rgb
+        x = (ordered.contiguous(memory_format=torch.channels_last) - self.mean) / self.deviation
+        found = {1: F.relu(self.conv1(x))}
         for number in _FIRES:
+            x = found[number - 1]
             if number in _POOLED_BEFORE:
                 x = F.max_pool2d(x, 3, 2, ceil_mode=True)
-            x = self.fires[f"fire{number}"](x)
-            if number in _FEATURES_AFTER:
-                features.append(F.normalize(x))
-        return Seen(F.relu(self.conv10(x)).mean((2, 3)), features)
+            found[number] = self.fires[f"fire{number}"](x)
+        return found
 
-    def _seen(self, rgb: Tensor) -> Tensor:
-        """The crop (N, 3, crop, crop), in the order of channels that the weights want."""
+    def _logits(self, last: Tensor) -> Tensor:
+        return F.relu(self.conv10(last)).mean((2, 3))
+
+    def _cropped(self, rgb: Tensor) -> Tensor:
+        """The middle (N, 3, crop, crop)."""
         height, width = rgb.shape[2:]
         scale = SHORT_SIDE / min(height, width)
         shape = [max(self.crop, round(side * scale)) for side in (height, width)]
         brought = F.interpolate(rgb, shape, mode="bilinear", antialias=True)
         top, left = ((side - self.crop) // 2 for side in shape)
-        crop = brought[:, :, top : top + self.crop, left : left + self.crop]
-        ordered = crop.flip(1) if self.caffe else crop
-        return ordered.contiguous(memory_format=torch.channels_last)
+        return brought[:, :, top : top + self.crop, left : left + self.crop]
 
 
 def _name(name: str, caffe: bool) -> str:

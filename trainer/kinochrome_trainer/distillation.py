@@ -1,6 +1,5 @@
 """Learning from a teacher: a light generator follows a big one that has been trained already."""
 
-import copy
 import dataclasses
 import hashlib
 from pathlib import Path
@@ -13,10 +12,10 @@ from torch import Tensor, nn
 from . import features, film_stock, losses
 from .colour import luma_of, rgb_to_ycbcr
 from .errors import BadRecipe, BadRun
-from .layers import Block, Residual
 from .networks import Generator
 from .recipe import Recipe, Teacher
 from .system import Batch, System, coloured
+from .watched import Watched
 
 
 class Distillation(System):
@@ -47,14 +46,15 @@ class Distillation(System):
         pairs = recipe.teacher.points if weights.feature_matching else ()
         if weights.feature_matching and not pairs:
             raise BadRecipe("loss.feature_matching compares features at teacher.points, and there are none: name some")
-        ours, theirs = (tuple(getattr(pair, side) for pair in pairs) for side in ("student", "teacher"))
-        self.teacher = Watched(self._placed(teacher), theirs, "teacher")
+        ours, theirs = (
+            {f"teacher.points.{index}.{side}": getattr(pair, side) for index, pair in enumerate(pairs)}
+            for side in ("student", "teacher")
+        )
+        self.teacher = Watched(self._placed(teacher), theirs)
         """Not among the modules, like all that a checkpoint need not hold."""
-        self.student = Watched(self.generator, ours, "student")
+        self.student = Watched(self.generator, ours)
         if pairs:
-            trial = torch.zeros(1, 1, recipe.size, recipe.size, device=fabric.device)
-            seen = Watched(copy.deepcopy(self.average), ours, "student")(trial)[1]
-            self.adapters = Adapters([tensor.shape[1] for tensor in seen], [t.shape[1] for t in self.teacher(trial)[1]])
+            self.adapters = Adapters(self.student.channels(recipe.size), self.teacher.channels(recipe.size))
             self._add("adapters", self.adapters, recipe.optimizer.lr)
         if weights.perceptual:
             self.features = self._placed(features.load(recipe.features))
@@ -117,39 +117,6 @@ class Distillation(System):
                 raise BadRecipe(
                     f"phases: size {phase.size} is not a multiple of {teacher.size_multiple}, which the teacher needs"
                 )
-
-
-class Watched:
-    """A generator that tells, with its chroma, the features at named points."""
-
-    def __init__(self, network: Generator, names: tuple[str, ...], whose: str) -> None:
-        """Raises BadRecipe, listing the known ones, for a point that the network has not."""
-        self.network, self.names = network, names
-        self._found: dict[str, Tensor] = {}
-        known = points(network)
-        for index, name in enumerate(names):
-            if name not in known:
-                raise BadRecipe(
-                    f"teacher.points.{index}.{whose}: no point {name!r} in the {whose}'s network; "
-                    f"known: {', '.join(known)}"
-                )
-            known[name].register_forward_hook(lambda module, given, out, name=name: self._found.update({name: out}))
-
-    def __call__(self, luma: Tensor, noise: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Luma (N, 1, H, W) in 0..1 -> chroma as of `Generator.paint`, and features (N, C, h, w) in order of names."""
-        chroma = self.network.paint(luma, noise)
-        found, self._found = self._found, {}  # held no longer than needed
-        return chroma, [found[name].float() for name in self.names]
-
-
-def points(network: nn.Module) -> dict[str, nn.Module]:
-    """Where features can be compared: behind each block of a network, by its name there."""
-    found: dict[str, nn.Module] = {}
-    for name, module in network.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer in found)
-        if isinstance(module, Block | Residual) and not inside:
-            found[name] = module
-    return found
 
 
 class Adapters(nn.Module):

@@ -52,7 +52,10 @@ MAY_CHANGE = (
     "optimizer.lr",
     "optimizer.discriminator_lr",
     "optimizer.clip",
+    "start",
     "teacher.run",
+    "classifier.weights",
+    "features.weights",
 )
 """Settings that a resumed run may have otherwise than it began."""
 
@@ -158,6 +161,8 @@ def train(
     system, first = systems.build(recipe, fabric), 0
     if newest:
         system, _, first = checkpoint.restore(newest, fabric, recipe)
+    elif recipe.start and (anew := checkpoint.start(system, Path(recipe.start))):
+        warn(f"{anew} of the generator's tensors are not in {recipe.start}, or of another shape: they start anew")
     if fabric.is_global_zero:
         _claim(run, described, first)
     stop = _StopRequest()

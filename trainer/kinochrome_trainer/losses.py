@@ -99,6 +99,18 @@ def feature_matching(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Te
     return torch.stack(shares).mean()
 
 
+def hints(read: Tensor, teacher: Tensor) -> Tensor:
+    """mean (1 − cos(r, t)) over places of features (N, C, h, w): hints (FitNets: Romero et al., 2015, equation 3), by
+    angle, since a classifier's features vary in length by what fills the picture."""
+    return 1 - F.cosine_similarity(read, teacher, dim=1).mean()
+
+
+def class_distribution(read: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
+    """KL(softmax(t/T) ‖ softmax(r/T)) of logits (N, classes), mean over N: ChromaGAN's class distribution loss (Vitoria
+    et al., 2020, equation 3), softened by T so that classes that were nearly seen tell too (Hinton et al., 2015)."""
+    return F.kl_div((read / temperature).log_softmax(1), (teacher / temperature).softmax(1), reduction="batchmean")
+
+
 BINS = 16
 REACH = 0.4  # chroma of photographs hardly passes this; what does falls into the outermost bins
 

@@ -82,12 +82,19 @@ class LightUNet(Generator):
                 "generator light-unet paints chroma at a quarter of the size: a picture needs resnet or unet"
             )
 
-        def conv(inside: int, outside: int, kernel: int = 3, stride: int = 1) -> Block:
+        def conv(inside: int, outside: int, kernel: int = 3, stride: int = 1, *, activated: bool = True) -> Block:
             if (kernel, stride) == (3, 1):
                 convolution: nn.Conv2d = Conv3x3(inside, outside)
             else:
                 convolution = nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False)
-            return Block(convolution, norm(settings.norm, outside, settings.noise), nn.ReLU())
+            normed = norm(settings.norm, outside, settings.noise)
+            return Block(convolution, normed, nn.ReLU() if activated else None)
+
+        def residual(channels: int) -> Residual:
+            second = conv(channels, channels, activated=False)
+            if isinstance(second.norm, nn.BatchNorm2d):
+                nn.init.zeros_(second.norm.weight)  # begins as if it were not there (Goyal et al., 2017, section 5.1)
+            return Residual(conv(channels, channels), second)
 
         width, depth = settings.width, settings.depth
         self.size_multiple = 4 * 2**depth
@@ -95,6 +102,7 @@ class LightUNet(Generator):
         self.stem = conv(16, width)
         self.encode = nn.ModuleList(conv(c, c) for c in channels)
         self.down = nn.ModuleList(conv(a, b, stride=2) for a, b in itertools.pairwise(channels))
+        self.bottom = nn.ModuleList(residual(channels[-1]) for _ in range(settings.bottom))
         self.scene = nn.Linear(channels[-1], channels[-1])
         self.narrow = nn.ModuleList(conv(b, a, kernel=1) for a, b in itertools.pairwise(channels))
         self.merge = nn.ModuleList(conv(2 * c, c) for c in channels[:-1])
@@ -110,6 +118,8 @@ class LightUNet(Generator):
             skips.append(encode(x, noise))
             x = down(skips[-1], noise)
         x = self.encode[-1](x, noise)
+        for block in self.bottom:
+            x = block(x, noise)
         x = x + self.scene(x.mean((2, 3)))[:, :, None, None]
         x = self.dropout(x)
         levels = zip(reversed(self.narrow), reversed(self.merge), reversed(self.decode), reversed(skips), strict=True)

@@ -5,11 +5,12 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from . import discriminators, features, film_stock, losses
+from . import discriminators, features, film_stock, lessons, losses
 from .colour import rgb_to_ycbcr
 from .errors import BadRecipe
 from .recipe import Recipe
 from .system import Batch, System, coloured, frozen
+from .watched import Watched
 
 CHROMA_GAIN = 4.0  # chroma of photographs rarely passes ±0.2: this brings it to the scale of gray for the discriminator
 
@@ -21,7 +22,7 @@ class Pix2Pix(System):
     content loss L_X on features of VGG-19 joins (DeblurGAN's: Kupyn et al., 2018).
     """
 
-    TERMS = frozenset({"adversarial", "l1", "gamma", "overuse", "r1"})
+    TERMS = frozenset({"adversarial", "l1", "gamma", "overuse", "r1", "hints", "classes"})
     UNPAIRED = False
 
     def __init__(self, recipe: Recipe, fabric: Fabric) -> None:
@@ -35,6 +36,8 @@ class Pix2Pix(System):
                 "l1": True,
                 "content": weights.gamma < 1,
                 "overuse": weights.overuse > 0,
+                "hints": weights.hints > 0,
+                "classes": weights.classes > 0,
                 "g": weights.adversarial > 0,
                 "d": weights.adversarial > 0,
                 "r1": weights.r1 > 0,
@@ -49,6 +52,12 @@ class Pix2Pix(System):
             self._add("discriminator", self.discriminator, recipe.optimizer.discriminator_lr)
         if weights.gamma < 1:
             self.features = self._placed(features.load(recipe.features))
+        self.painter = Watched(self.generator, {})
+        if lessons.asked(weights):
+            self.painter = Watched(self.generator, {"classifier.point": recipe.classifier.point})
+            (channels,) = self.painter.channels(recipe.size)
+            self.lessons = lessons.Lessons(weights, recipe.classifier, channels)
+            self._add("lessons", self.lessons, recipe.optimizer.lr)
 
     def step(self, batch: Batch, step: int, chance: torch.Generator) -> dict[str, float]:
         luma, chroma = rgb_to_ycbcr(batch.colour)
@@ -58,7 +67,7 @@ class Pix2Pix(System):
         weights, report = self.recipe.loss, {}
         adversarial = weights.adversarial > 0 and step >= weights.adversarial_from
         with self.fabric.autocast():
-            painted = self.generator.paint(gray)
+            painted, seen = self.painter(gray)
         report["l1"] = losses.paired_l1(painted, truth)
         loss = weights.l1 * losses.paired_l1(painted, truth, weights.vivid)
         if adversarial:
@@ -69,13 +78,20 @@ class Pix2Pix(System):
             loss = loss + weights.adversarial * report["g"]
         if weights.gamma < 1:
             with self.fabric.autocast():
-                seen, meant = self.features(coloured(luma, painted)), self.features(batch.colour)
-            report["content"] = losses.content(seen, meant)
+                shown, meant = self.features(coloured(luma, painted)), self.features(batch.colour)
+            report["content"] = losses.content(shown, meant)
             loss = losses.balanced(loss, report["content"], weights.gamma)
         if weights.overuse:
             report["overuse"] = self._overuse(painted, truth)
             loss = loss + weights.overuse * report["overuse"]
-        self._update(loss, ["generator"])
+        learning = ["generator"]
+        if lessons.asked(weights):
+            with self.fabric.autocast():
+                told = self.lessons(*seen, batch.colour)
+            report |= told
+            loss = loss + weights.hints * told.get("hints", 0.0) + weights.classes * told.get("classes", 0.0)
+            learning.append("lessons")
+        self._update(loss, learning)
         self._follow(step)
         return {name: value.item() for name, value in report.items()}
 

@@ -28,6 +28,8 @@ class Generator:
     """U-Nets: how many times the features are halved in size after the first level."""
     blocks: int = 6
     """ResNet: residual blocks between encoder and decoder."""
+    bottom: int = 0
+    """Light U-Net: residual blocks at the deepest level, where they see most and cost least."""
     upsample: str = "transposed"
     """ResNet's decoder: transposed (convolution), or resize (nearest, then convolution: no checkerboard)."""
     norm: str = "batch"
@@ -95,6 +97,10 @@ class Loss:
     """distillation: weight of the difference between the student's chroma and the teacher's."""
     feature_matching: float = 0.0
     """distillation: weight of the difference between their features, at `teacher.points`."""
+    hints: float = 0.0
+    """pix2pix: weight of an ImageNet classifier's hints of the picture in colour, at `classifier.point`."""
+    classes: float = 0.0
+    """pix2pix: weight of knowing, from gray, the classes that an ImageNet classifier sees in the picture in colour."""
     overuse: float = 0.0
     """Weight of the term that drives the generator away from colours it has used more often than the truth does."""
     r1: float = 0.0
@@ -115,6 +121,16 @@ class Features:
     """imagenet: torchvision's standard weights, fetched on first use; or a file of weights: see `features.load`."""
     layers: tuple[str, ...] = ("relu2_2",)
     """Names as in relu2_2: after the second convolution of the second block, before its max-pooling."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """The ImageNet classifier, a SqueezeNet v1.0, that teaches what there is to be seen: see `lessons.Lessons`."""
+
+    weights: str = "imagenet"
+    """imagenet: torchvision's standard weights, fetched on first use; or a file of weights: see `classifier.load`."""
+    point: str = ""
+    """Behind which block of the generator it is listened to; a wrong name is answered with those there are."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +232,9 @@ class Recipe:
     """A key of `systems.SYSTEMS`."""
     about: str = ""
     """One line for people."""
+    start: str = ""
+    """Folder of a training run whose averaged generator this one starts from, to carry its learning over to other
+    stills or another loss. Layers that it has not, or has in another shape, start anew."""
     seed: int = 1
     color_to_gray: str = "arithmetic"
     """cyclegan, the way back: network (the faithful CycleGAN) or arithmetic (gray is a weighted sum; half the cost)."""
@@ -234,6 +253,7 @@ class Recipe:
     discriminator: Discriminator = field(default_factory=Discriminator)
     loss: Loss = field(default_factory=Loss)
     features: Features = field(default_factory=Features)
+    classifier: Classifier = field(default_factory=Classifier)
     teacher: Teacher = field(default_factory=Teacher)
     optimizer: Optimizer = field(default_factory=Optimizer)
 
