@@ -4,9 +4,9 @@
 
 For each size and batch, rounds in which every engine paints the batch once, PyTorch does (the same network with the
 same weights: eager, eager with its norms folded as in the file, and compiled for that very shape), and a square matrix
-product is timed; of each the median counts, since other work on the machine comes and goes. Before anything is timed
-each is held against the engine "cpu". The machine's peak is the fastest matrix product of the whole run, of the
-engines' own number of threads.
+product is timed; a model in int8 runs beside the fp32 file that it was made from. Of each the median counts, since
+other work on the machine comes and goes. Before anything is timed each is held against the engine "cpu". The machine's
+peak is the fastest matrix product of the whole run, of the engines' own number of threads.
 
 Each engine's start is timed apart: a fresh process, from its start to the first picture painted.
 """
@@ -76,6 +76,9 @@ def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default=colorizers.DEFAULT, help="a shipped colorizer or an .onnx file")
+    parser.add_argument(
+        "--network", default="quality", help="of a model in int8, the fp32 file that it was made from, timed beside it"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--lines", type=int, nargs="+", default=list(LINES))
@@ -84,18 +87,21 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    colorizer = colorizers.load(arguments.model)
-    expected = _expected(colorizer)
-    trained, folded = (twin(colorizer, expected, TWIN_TOLERANCE, folded=folded) for folded in (False, True))
-    usable = _usable(colorizer, arguments.threads)
+    model = colorizers.load(arguments.model)
+    network = _network(model, arguments.network)
+    expected = _expected(network)
+    trained, folded = (twin(network, expected, TWIN_TOLERANCE, folded=folded) for folded in (False, True))
+    usable = {word: (word, network) for word in _usable(network, arguments.threads)}
+    if model is not network:
+        usable |= {f"{word}, int8": (word, model) for word in _usable(model, arguments.threads)}
     rows: list[Row] = []
     peak = 0.0
     for lines in arguments.lines:
-        shape = _picture(lines, colorizer.manifest.size_multiple)
-        operations = 2 * multiply_adds(colorizer.content, *shape)
+        shape = _picture(lines, network.manifest.size_multiple)
+        operations = 2 * multiply_adds(network.content, *shape)
         for batch in arguments.batches:
             luma = np.random.default_rng(0).integers(0, 256, (batch, *shape), np.uint8)
-            paints = {word: _painting(word, colorizer, luma, arguments.threads) for word in usable}
+            paints = {name: _painting(*which, luma, arguments.threads) for name, which in usable.items()}
             paints |= _torch(trained, folded, luma)
             seconds, product = _rounds(paints, arguments.rounds)
             peak = max(peak, 2 * PRODUCT**3 / product / 1e9)
@@ -104,13 +110,13 @@ def main() -> None:
                 print(f"{name:15} {shape[1]}x{shape[0]} batch {batch:2}: {rows[-1].ms:8.2f} ms a frame", flush=True)
     rows = [Row(**{**asdict(row), "share": row.gflops / peak}) for row in rows]
     report = {
-        "colorizer": {"sha256": colorizer.sha256, "precision": colorizer.manifest.precision},
+        "colorizer": {"sha256": model.sha256, "precision": model.manifest.precision},
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version()},
-        "versions": {word: choice.described(word) for word in usable} | {"torch": version("torch")},
+        "versions": {word: choice.described(word) for word, _ in usable.values()} | {"torch": version("torch")},
         "threads": arguments.threads,
         "rounds": arguments.rounds,
         "peak_gflops": peak,
-        "start_s": {word: _start(word, arguments.model) for word in usable},
+        "start_s": {name: _start(word, str(which.path)) for name, (word, which) in usable.items()},
         "rows": [asdict(row) for row in rows],
     }
     print(table(rows, peak))
@@ -142,25 +148,35 @@ def plot(rows: list[Row], peak: float, file: Path) -> None:
     from matplotlib.figure import Figure
 
     sizes = sorted({(row.lines, row.columns) for row in rows})
-    figure = Figure(figsize=(4 * len(sizes), 3.6), layout="constrained")
+    figure = Figure(figsize=(4 * len(sizes), 4), layout="constrained")
     for axes, (lines, columns) in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
         here = [row for row in rows if row.lines == lines]
         for name in dict.fromkeys(row.engine for row in here):
             line = sorted((row.batch, row.ms) for row in here if row.engine == name)
             axes.plot(*zip(*line, strict=True), marker="o", label=name)
         best = 1000 * next(row.gflops * row.ms / 1000 for row in here) / peak
-        axes.axhline(best, color="gray", linestyle=":", label="at the machine's peak")
+        axes.axhline(best, color="gray", linestyle=":", label="at the machine's fp32 peak")
         axes.set(title=f"{columns}x{lines}", xlabel="batch", xscale="log", ylim=(0, None))
         axes.set_xticks(sorted({row.batch for row in here}), [str(n) for n in sorted({row.batch for row in here})])
         axes.minorticks_off()
     figure.axes[0].set_ylabel("milliseconds a frame")
-    figure.axes[-1].legend(fontsize="small")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize="small")
     figure.savefig(file, dpi=120)
 
 
 def _picture(lines: int, multiple: int) -> tuple[int, int]:
     """Height and width of a 4:3 picture for the colorizer."""
     return round(lines / multiple) * multiple, round(lines * 4 / 3 / multiple) * multiple
+
+
+def _network(model: colorizers.Colorizer, name: str) -> colorizers.Colorizer:
+    """The model's network in fp32: itself, or the one of that name, which it must have been made from."""
+    if model.manifest.precision != "int8":
+        return model
+    network = colorizers.load(name)
+    if model.manifest.precision_loss.get("fp32_sha256") != network.sha256:
+        raise SystemExit(f"--network {network.path} is not what {model.path} was made from")
+    return network
 
 
 def _expected(colorizer: colorizers.Colorizer) -> Callable[[Tensor], Tensor]:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.precision --data STILLS.zip --json precision.json
 
-The shipped colorizer, which is trained, is measured on stills; PyTorch against ONNX Runtime was measured when it was
+The shipped colorizer in fp32, `quality`, which is trained, is measured on stills; PyTorch against ONNX Runtime was measured when it was
 exported. Of each recipe of the family a small untrained network is measured too: it shows that the operators are
 computed alike, not how much a trained one would lose. --calibration adds how ranges are best chosen for int8.
 
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the figures")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    shipped = colorizers.load()
+    shipped = colorizers.load("quality")
     rows = {"shipped": figures(shipped, args.data, args.stills)}
     with tempfile.TemporaryDirectory() as folder:
         for name in recipe.names():

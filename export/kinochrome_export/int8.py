@@ -71,6 +71,7 @@ def quantized(
                     per_channel=True,
                     activation_type=QuantType.QUInt8,
                     weight_type=QuantType.QInt8,
+                    reduce_range=True,
                     nodes_to_exclude=convolutions[len(convolutions) - kept :],
                     calibrate_method=method,
                     calibration_cache_path=ranges,

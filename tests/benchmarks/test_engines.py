@@ -19,6 +19,7 @@ from kinochrome_server import colorizers
 from kinochrome_server.engines.cpu import CpuEngine
 from kinochrome_server.engines.interface import EngineSettings
 from kinochrome_trainer.layers import BatchNorm
+from tests.export import made
 
 
 def model(nodes: list[onnx.NodeProto], **weights: tuple[int, ...]) -> bytes:
@@ -59,14 +60,14 @@ def test_matrix_products_are_counted(turned: int) -> None:
 
 
 @pytest.mark.parametrize("folded", [False, True])
-def test_the_default_is_counted_and_is_the_network_of_its_recipe(folded: bool) -> None:
-    default = colorizers.load()
-    multiple = default.manifest.size_multiple
-    one, four = (multiply_adds(default.content, side * multiple, side * multiple) for side in (2, 4))
+def test_the_shipped_network_is_counted_and_is_that_of_its_recipe(folded: bool) -> None:
+    quality = colorizers.load("quality")
+    multiple = quality.manifest.size_multiple
+    one, four = (multiply_adds(quality.content, side * multiple, side * multiple) for side in (2, 4))
     assert 3.9 < four / one < 4.01  # all but its global term grows with the picture
-    engine = CpuEngine(default, EngineSettings())
-    expected = engines._expected(default)
-    network = twin(default, expected, engines.TWIN_TOLERANCE, folded=folded)
+    engine = CpuEngine(quality, EngineSettings())
+    expected = engines._expected(quality)
+    network = twin(quality, expected, engines.TWIN_TOLERANCE, folded=folded)
     assert folded is not any(isinstance(module, BatchNorm) for module in network.modules())
     luma = np.random.default_rng(3).integers(0, 256, (2, 3 * multiple, 5 * multiple), np.uint8)
     with torch.inference_mode():
@@ -75,10 +76,20 @@ def test_the_default_is_counted_and_is_the_network_of_its_recipe(folded: bool) -
 
 
 def test_a_network_with_other_numbers_is_no_twin() -> None:
-    default = colorizers.load()
-    expected = engines._expected(default)
+    quality = colorizers.load("quality")
+    expected = engines._expected(quality)
     with pytest.raises(ValueError, match="gives other numbers than the file"):
-        twin(default, lambda luma: expected(luma) + 0.001, engines.TWIN_TOLERANCE, folded=True)
+        twin(quality, lambda luma: expected(luma) + 0.001, engines.TWIN_TOLERANCE, folded=True)
+
+
+def test_a_model_in_int8_is_timed_beside_what_it_was_made_from_and_nothing_else(tmp_path: Path) -> None:
+    default, quality = colorizers.load(), colorizers.load("quality")
+    assert default.manifest.precision == "int8"
+    assert engines._network(default, "quality").sha256 == quality.sha256
+    assert engines._network(quality, "nothing that is looked for") is quality
+    made.write(made.made(), made.MANIFEST, tmp_path / "other.onnx")
+    with pytest.raises(SystemExit, match=r"other\.onnx is not what .*default\.onnx was made from"):
+        engines._network(default, str(tmp_path / "other.onnx"))
 
 
 def test_rows_say_the_share_of_the_peak(tmp_path: Path) -> None:
@@ -98,9 +109,9 @@ def test_the_benchmark_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sys, "argv", ["engines", *arguments])
     engines.main()
     report = json.loads((tmp_path / "e.json").read_text())
-    assert {row["engine"] for row in report["rows"]} >= {"cpu", *engines.TORCH}
+    assert {row["engine"] for row in report["rows"]} >= {"cpu", "cpu, int8", *engines.TORCH}
     assert report["start_s"]["cpu"] > 0
     for row in report["rows"]:
         assert math.isclose(row["share"], row["gflops"] / report["peak_gflops"])
-        operations = 2 * multiply_adds(colorizers.load().content, row["lines"], row["columns"])
+        operations = 2 * multiply_adds(colorizers.load("quality").content, row["lines"], row["columns"])
         assert math.isclose(row["gflops"] * row["ms"] * 1e6, operations, rel_tol=1e-6)

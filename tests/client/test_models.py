@@ -120,7 +120,7 @@ def test_verify_tells_of_each_file_that_fails_and_does_the_others(tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["show", "nope"], "no colorizer 'nope': choose from default or an .onnx file"),
+        (["show", "nope"], "no colorizer 'nope': choose from default, quality or an .onnx file"),
         (["show", "none.onnx"], "none.onnx cannot be read"),
         (["--server", "127.0.0.1:9", "show", "default"], "--server lists a server's colorizers"),
     ],

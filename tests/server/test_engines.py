@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import importlib.metadata
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -153,6 +154,21 @@ def test_auto_says_nothing_of_what_nobody_expects(
     said: list[str] = []
     assert choose(AUTO, colorizer, EngineSettings(), said.append).name == "cpu"
     assert said == []
+
+
+def test_auto_goes_on_in_silence_where_a_file_was_not_made_for_an_engine(
+    machine: Callable[..., None], colorizer: Colorizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """int8 is made for CPUs, and TensorRT takes none of it: nothing is wrong, so nothing is said."""
+    machine()
+    monkeypatch.setattr(choice, "should_work", lambda word: word != "tensorrt-native")
+    int8 = replace(colorizer, manifest=replace(colorizer.manifest, precision="int8"))
+    said: list[str] = []
+    assert choose(AUTO, int8, EngineSettings(), said.append).name == "cuda"
+    assert said == []
+    choose(AUTO, colorizer, EngineSettings(), said.append)
+    (warning,) = said  # of fp32 TensorRT would have been tried
+    assert warning.endswith("going on without tensorrt")
 
 
 @pytest.mark.parametrize(

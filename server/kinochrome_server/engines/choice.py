@@ -28,12 +28,14 @@ class _Kind:
     """Of the class."""
     needs: tuple[tuple[str, ...], ...] = ()
     """Distributions, of each group one: with these and a GPU it should work. None: it runs everywhere."""
+    int8: bool = True
+    """Whether it takes colorizers in int8, which are made for CPUs."""
 
 
 _TENSORRT = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
 ENGINES = {
-    "tensorrt": _Kind("tensorrt_provider", "TensorrtProviderEngine", (("onnxruntime-gpu",), _TENSORRT)),
-    "tensorrt-native": _Kind("tensorrt_native", "TensorrtNativeEngine", (_TENSORRT,)),
+    "tensorrt": _Kind("tensorrt_provider", "TensorrtProviderEngine", (("onnxruntime-gpu",), _TENSORRT), int8=False),
+    "tensorrt-native": _Kind("tensorrt_native", "TensorrtNativeEngine", (_TENSORRT,), int8=False),
     "cuda": _Kind("cuda", "CudaEngine", (("onnxruntime-gpu",),)),
     "cpu": _Kind("cpu", "CpuEngine"),
 }
@@ -75,7 +77,7 @@ def choose(
     for word, kind in ENGINES.items():
         if not kind.needs:
             return _tried(word, colorizer, settings)
-        if not should_work(word):
+        if not should_work(word) or (colorizer.manifest.precision == "int8" and not kind.int8):
             continue
         try:
             return _tried(word, colorizer, settings)
