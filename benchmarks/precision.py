@@ -2,9 +2,10 @@
 
     python -m benchmarks.precision --data STILLS.zip --json precision.json
 
-The shipped colorizer in fp32, `quality`, which is trained, is measured on stills; PyTorch against ONNX Runtime was measured when it was
-exported. Of each recipe of the family a small untrained network is measured too: it shows that the operators are
-computed alike, not how much a trained one would lose. --calibration adds how ranges are best chosen for int8.
+The shipped colorizer in fp32, `quality`, which is trained, is measured on stills; PyTorch against ONNX Runtime was
+measured when it was exported. Of each recipe of the family a small untrained network is measured too: it shows that the
+operators are computed alike, not how much a trained one would lose. --calibration adds how ranges are best chosen for
+int8.
 
 The table is printed as Markdown. Speed is ONNX Runtime's on one thread of the CPU, fp32 and int8 in turns: take it on
 an idle machine.

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ def examine() -> list[Finding]:
         *_extras(),
         *_packages(),
         *_engines(),
+        *_confinement(),
     ]
 
 
@@ -118,6 +120,20 @@ def _engines() -> Iterator[Finding]:
         )
     if usable:
         yield Finding("ok", f"--engine auto takes {usable[0]}")
+
+
+def _confinement() -> Iterator[Finding]:
+    """What this system enforces on processes that handle films."""
+    if _version("av") is None:
+        return  # none are handled here
+    try:
+        sandbox = importlib.import_module("kinochrome_server.sandbox")
+        held = sandbox.told()
+    except (ImportError, OSError, ValueError, subprocess.SubprocessError) as error:
+        yield Finding("warn", f"films are handled unconfined: {error}")
+        return
+    remedy = "" if held.processes else "; install libseccomp (apt install libseccomp2)"
+    yield Finding("warn" if held.missing else "ok", f"films are handled with {held.words()}{remedy}")
 
 
 def _milliseconds(engine: Any, picture: Any) -> float:

@@ -9,6 +9,7 @@ import typer
 
 from kinochrome_proto.errors import BadSettings, KinochromeError
 
+from . import server_options
 from .siblings import sibling
 
 app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
@@ -19,22 +20,33 @@ Named = Annotated[str, typer.Argument(metavar="NAME|FILE.onnx", help="A colorize
 @app.callback()
 def models(
     context: typer.Context,
-    server: Annotated[str, typer.Option(metavar="HOST:PORT", help="List a server's colorizers instead.")] = "",
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="List a server's colorizers instead. Default: $KINOCHROME_SERVER.",
+            show_default=False,
+        ),
+    ] = None,
+    token_file: server_options.TokenFile = None,
+    tls_ca: server_options.TlsCa = None,
+    tls_cert: server_options.TlsCert = None,
+    tls_key: server_options.TlsKey = None,
+    tls_name: server_options.TlsName = "",
 ) -> None:
     """List the colorizers that --model may name; show one, or verify files."""
     if context.invoked_subcommand is None:
-        _list(server)
+        _list(server_options.reach(server, token_file, tls_ca, tls_cert, tls_key, tls_name))
     elif server:
         raise BadSettings(f"--server lists a server's colorizers: it has no `models {context.invoked_subcommand}`")
 
 
-def _list(server: str) -> None:
+def _list(reach: server_options.Reach) -> None:
     from . import models_report as report
 
-    if server:
-        from . import remote
-
-        rows = [[info.name, info.sha256[:12]] for info in remote.server_info(server).colorizers]
+    if reach.server:
+        with reach.client() as client:
+            rows = [[info.name, info.sha256[:12]] for info in client.server_info().colorizers]
         report.listing(("name", "sha256"), rows)
     else:
         colorizers = sibling("kinochrome_server.colorizers", "server")
@@ -73,7 +85,7 @@ def verify(
         sibling(f"kinochrome_server.{name}", "server") for name in ("colorizers", "pool", "verification")
     )
     failed = False
-    with pools.WorkerPool(1) as pool:
+    with pools.WorkerPool(1, terms=pools.Terms.of_worker(writes=[])) as pool:
         for name in models:
             try:
                 colorizer = colorizers.load(name)

@@ -1,74 +1,79 @@
 """Worker processes: decoders, colorizers and encoders run apart, so that what kills one costs one try of one task.
 
 Tasks go to a worker as pickles; what comes back is JSON, for a worker handles bytes from strangers and is not trusted.
+Several jobs share the workers by turns (`turns`); colorizers of devices other than the CPU are run for all workers by
+one process (`inference`).
 """
 
-import contextlib
-import json
+import logging
 import os
-import queue
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, Pipe
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
-from kinochrome_proto.errors import BY_REASON, BadFilm, Cancelled, KinochromeError
+from kinochrome_proto.errors import BadFilm, Cancelled, KinochromeError, Unusable
 
-SILENCE_S = 300.0
-"""A worker that says nothing for so long hangs: it is ended like one that died."""
+from .about import about
+from .inference.host import Gone, Inference, Process
+from .inference.sessions import Session
+from .sandbox import WORKER, Held, Terms
+from .turns import NOBODY, Turn, Turns
+from .worker_process import UNWATCHED, InferenceDied, Task, Watching, WorkerDied, WorkerProcess
+
+__all__ = ["GATHERED", "Task", "Terms", "Turn", "Watching", "WorkerPool", "usable_cores"]
+
 TRIES = 2
+INNOCENT_TRIES = 5
+"""Of a task that lost the inference process while that painted for others."""
+GATHERED = frozenset({"cuda", "tensorrt", "tensorrt-native"})
+"""Engines that the inference process runs. The CPU's cores are the workers' own: there, each paints for itself."""
+
+log = logging.getLogger(__name__)
 
 
-class Task(Protocol):
-    """What a worker can do; a frozen dataclass that can be pickled."""
-
-    @property
-    def subject(self) -> str:
-        """What it is about, for messages: "film.mp4, at 12.0 s"."""
-
-    def run(self, bench: Any, tell: Callable[[int], None], *, sparing: bool) -> dict[str, Any]:
-        """Called in the worker.
-
-        Args:
-            bench: a `worker.Bench`, the same for all tasks of a worker.
-            tell: to be called with the frames done since the last call, now and then.
-            sparing: whether an earlier try found too little memory: use as little as can be.
-
-        Returns plain JSON values. May raise KinochromeError, OSError, MemoryError.
-        """
-
-
-class WorkerDied(Exception):
-    """A worker ended in mid-task, or had to be ended."""
-
-
-@dataclass
+@dataclass(eq=False)
 class _Errand:
     """A task on its way."""
 
     task: Task
     on_frames: Callable[[int], None]
     cancelled: threading.Event
+    turn: Turn
     done: "Future[dict[str, Any]]" = field(default_factory=Future)
 
 
 class WorkerPool:
     """Some worker processes. Use as a context manager. They start when there is work, and serve any number of films."""
 
-    def __init__(self, count: int | None = None) -> None:
-        """`count`: workers; by default one per core."""
+    def __init__(
+        self,
+        count: int | None = None,
+        *,
+        terms: Terms = WORKER,
+        gathers: Collection[str] = GATHERED,
+        inference: Inference | None = None,
+        watching: Watching = UNWATCHED,
+    ) -> None:
+        """
+        Args:
+            count: workers; by default one per core.
+            terms: what a worker may do; how much of that this system enforces is logged.
+            gathers: engines, by name, that one inference process runs for all workers.
+            inference: that process, ended with the pool; by default one on the first device.
+            watching: told of what goes on.
+        """
         self.count = count or usable_cores()
-        self._errands: queue.SimpleQueue[_Errand | None] = queue.SimpleQueue()
+        self._terms, self._gathers, self._watching = terms, frozenset(gathers), watching
+        self._inference = inference or Inference(on_batch=watching.batch)
+        self._turns: Turns[_Errand] = Turns()
         self._threads: list[threading.Thread] = []
         self._closing = threading.Event()
-        self._idle = threading.Semaphore(0)
         self._lock = threading.Lock()
+        self.held: Held | None = None
+        """How far this system confines the workers; None before the first has started."""
 
     def __enter__(self) -> "WorkerPool":
         return self
@@ -78,80 +83,119 @@ class WorkerPool:
     ) -> None:
         self.close()
 
+    @property
+    def busy(self) -> int:
+        """Workers that have a task."""
+        return self._turns.running
+
+    @property
+    def waiting(self) -> int:
+        """Tasks that wait for a worker."""
+        return self._turns.waiting
+
+    @property
+    def inference_pid(self) -> int | None:
+        """Of the inference process; None where there is none."""
+        return self._inference.pid
+
     def close(self) -> None:
         """End all workers; tasks still running raise Cancelled."""
         with self._lock:
             self._closing.set()
-        for _ in self._threads:
-            self._errands.put(None)
+            left = self._turns.close()
+        for errand in left:
+            _give_up(errand)
         for thread in self._threads:
             thread.join()
+        self._inference.close()
 
     def submit(
         self,
         task: Task,
         cancelled: threading.Event | None = None,
         on_frames: Callable[[int], None] = lambda count: None,
+        *,
+        turn: Turn = NOBODY,
     ) -> "Future[dict[str, Any]]":
-        """Give a task to the next free worker.
+        """Give a task to a worker, when it is its turn.
 
         Args:
             task: what to do.
             cancelled: once set, the task is not begun, or its worker is ended; its future raises Cancelled.
             on_frames: told, from another thread, how many more frames are done; a negative number takes some back.
+            turn: for which job. Of jobs that wait, the one goes first whose tasks had least of the workers' time, by
+                weight; tasks of one job go in order.
 
-        The future raises what the task raised; BadFilm when it killed its worker TRIES times.
+        The future raises what the task raised; BadFilm when it killed its worker TRIES times, Unusable when it killed
+        the inference process so often.
         """
-        errand = _Errand(task, on_frames, cancelled or threading.Event())
+        errand = _Errand(task, on_frames, cancelled or threading.Event(), turn)
         with self._lock:
-            if self._closing.is_set():
-                errand.done.set_exception(Cancelled("cancelled"))
-                return errand.done
-            self._errands.put(errand)
-            if not self._idle.acquire(blocking=False) and len(self._threads) < self.count:
+            if not self._turns.put(errand, turn):
+                _give_up(errand)
+            elif len(self._threads) < min(self.count, self._turns.unfinished):
                 thread = threading.Thread(target=self._serve, name=f"worker-{len(self._threads)}", daemon=True)
                 self._threads.append(thread)
                 thread.start()
         return errand.done
 
     def _serve(self) -> None:
-        seat = _Seat(self._closing)
+        seat = _Seat(self._new_worker, self._inference, self._gathers)
         try:
-            while (errand := self._errands.get()) is not None:
+            while taken := self._turns.take():
+                errand, given = taken
                 if not errand.done.set_running_or_notify_cancel():
+                    self._turns.done(given)
                     continue
                 try:
-                    result = seat.do(errand)
+                    with about(errand.turn.of, ""):
+                        result = seat.do(errand, self._is_unwanted)
                 except BaseException as error:
-                    self._idle.release()
+                    self._turns.done(given)  # before anybody hears of it, and sends more
                     errand.done.set_exception(error)
                 else:
-                    self._idle.release()
+                    self._turns.done(given)
                     errand.done.set_result(result)
         finally:
             seat.leave()
+
+    def _is_unwanted(self, errand: _Errand) -> bool:
+        """Asked all the time by every thread that has an errand: so what waits in vain, when all have, is found too."""
+        for other in self._turns.sweep(lambda waiting: waiting.cancelled.is_set()):
+            _give_up(other)
+        return errand.cancelled.is_set() or self._closing.is_set()
+
+    def _new_worker(self) -> WorkerProcess:
+        return WorkerProcess(self._terms, self._watching, self._note_held)
+
+    def _note_held(self, held: Held) -> None:
+        with self._lock:
+            known, self.held = self.held, held
+        if known != held:
+            log.log(logging.WARNING if held.missing else logging.INFO, "workers: %s", held.words())
+
+
+def _give_up(errand: _Errand) -> None:
+    if errand.done.set_running_or_notify_cancel():
+        errand.done.set_exception(Cancelled("cancelled"))
 
 
 class _Seat:
     """Where one worker sits, and the next when it dies."""
 
-    def __init__(self, closing: threading.Event) -> None:
-        self._closing = closing
-        self._worker: _Worker | None = None
+    def __init__(self, new_worker: Callable[[], WorkerProcess], inference: Inference, gathers: Collection[str]) -> None:
+        self._new_worker, self._inference, self._gathers = new_worker, inference, gathers
+        self._worker: WorkerProcess | None = None
 
-    def do(self, errand: _Errand) -> dict[str, Any]:
-        """Have the task done, in TRIES tries. Raises what it raised, BadFilm, Cancelled."""
-        sparing = False
-
-        def unwanted() -> bool:
-            return errand.cancelled.is_set() or self._closing.is_set()
-
-        for attempt in range(1, TRIES + 1):
-            if unwanted():
+    def do(self, errand: _Errand, is_unwanted: Callable[[_Errand], bool]) -> dict[str, Any]:
+        """Have the task done, in TRIES tries. Raises what it raised, BadFilm, Unusable, Cancelled."""
+        session: Session | None = getattr(errand.task, "session", None)
+        if session is not None and session.engine not in self._gathers:
+            session = None
+        sparing, tries, innocent_tries = False, 0, 0
+        while True:
+            if is_unwanted(errand):
                 raise Cancelled("cancelled")
-            if self._worker is None or not self._worker.is_alive:
-                self.leave()
-                self._worker = _Worker()
             told = 0
 
             def tell(count: int) -> None:
@@ -159,18 +203,56 @@ class _Seat:
                 told += count
                 errand.on_frames(count)
 
+            fault: KinochromeError
+            inference: Process | None = None
             try:
-                return self._worker.do(errand.task, sparing, tell, unwanted)
+                if session is not None:
+                    inference = self._inference.process()
+                worker = self._seated(inference, errand.turn, session)
+                return worker.do(
+                    errand.task,
+                    sparing=sparing,
+                    remote=inference is not None,
+                    tell=tell,
+                    unwanted=lambda: is_unwanted(errand),
+                )
             except WorkerDied as death:
-                fault = f"{errand.task.subject}: {death}"
+                tries += 1
+                sparing = True  # it may have been killed for its memory
+                how = f" ({death.how})" if death.how else ""
+                fault = BadFilm(f"{errand.task.subject}: {death.what} {TRIES} times{how}")
             except MemoryError:
                 self.leave()  # what it holds in caches and arenas may be what the next try needs
-                fault = f"{errand.task.subject}: there is not enough memory to colour it here"
+                tries += 1
+                sparing = True
+                fault = BadFilm(f"{errand.task.subject}: there is not enough memory to colour it here")
+            except (InferenceDied, Gone) as death:
+                self.leave()  # its line leads nowhere
+                if isinstance(death, InferenceDied) and not death.was_running and innocent_tries < INNOCENT_TRIES:
+                    innocent_tries += 1
+                else:
+                    tries += 1
+                if inference is None or session is None:  # the pool is being closed
+                    raise Cancelled("cancelled") from None
+                inference.check()
+                fault = Unusable(
+                    f"--engine {session.engine}: the process that runs it died {TRIES} times over "
+                    f"{errand.task.subject} ({inference.how_it_ended()})"
+                )
             errand.on_frames(-told)
-            sparing = True  # a worker that died may have been killed for its memory
-            if attempt == TRIES:
-                raise BadFilm(fault)
-        raise AssertionError("unreachable")
+            if tries == TRIES:
+                raise fault
+
+    def _seated(self, inference: Process | None, turn: Turn, session: Session | None) -> WorkerProcess:
+        """A worker that is alive, and whose line leads to the inference process if that paints. Raises Gone."""
+        if self._worker is None or not self._worker.is_alive:
+            self.leave()
+            self._worker = self._new_worker()
+        if inference is not None and session is not None and not self._worker.painted_by(inference, turn, session):
+            self.leave()
+            self._worker = self._new_worker()
+            self._worker.painted_by(inference, turn, session)
+        return self._worker
 
     def leave(self) -> None:
         """End the worker, if there is one."""
@@ -179,95 +261,6 @@ class _Seat:
             self._worker = None
 
 
-class _Worker:
-    """A worker process and the line to it."""
-
-    def __init__(self) -> None:
-        self._line, theirs = Pipe()
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        # Not multiprocessing: it would import the caller's main module again, which embedding services may not bear.
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "kinochrome_server.worker_main", str(theirs.fileno())],
-            stdin=subprocess.PIPE,  # never written to: its end tells the worker that we are gone, however we went
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            env=environment,
-            start_new_session=True,  # Ctrl-C is for us to handle
-        )
-        theirs.close()
-
-    @property
-    def is_alive(self) -> bool:
-        return self._process.poll() is None and not self._line.closed
-
-    def do(
-        self, task: Task, sparing: bool, tell: Callable[[int], None], unwanted: Callable[[], bool]
-    ) -> dict[str, Any]:
-        """Raises what the task raised, WorkerDied, and Cancelled once `unwanted` says so."""
-        try:
-            said = self._answer(task, sparing, tell, unwanted)
-        except (EOFError, ConnectionError):
-            self.end()
-            raise WorkerDied(f"it crashed its worker {TRIES} times ({self._how_it_ended()})") from None
-        except BaseException:
-            self.end()  # it may still be talking of this task: the next one must not hear it
-            raise
-        if "result" in said:
-            result: dict[str, Any] = said["result"]
-            return result
-        raise _error(said)
-
-    def _answer(
-        self, task: Task, sparing: bool, tell: Callable[[int], None], unwanted: Callable[[], bool]
-    ) -> dict[str, Any]:
-        """What the worker says of the task in the end."""
-        heard = time.monotonic()
-        self._line.send((task, sparing))
-        while True:
-            while not self._line.poll(0.05):
-                if unwanted():
-                    raise Cancelled("cancelled")
-                if time.monotonic() - heard > SILENCE_S:
-                    raise WorkerDied(f"a worker said nothing for {SILENCE_S:.0f} s over it, {TRIES} times")
-            heard = time.monotonic()
-            said: dict[str, Any] = json.loads(self._line.recv_bytes())
-            if "frames" not in said:
-                return said
-            if said["frames"]:
-                tell(said["frames"])
-
-    def end(self) -> None:
-        """Kill it: nothing it holds is wanted."""
-        self._line.close()
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        if self._process.stdin:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
-
-    def _how_it_ended(self) -> str:
-        code = self._process.returncode
-        return f"signal {-code}" if code < 0 else f"exit code {code}"
-
-
-def _error(said: dict[str, Any]) -> Exception:
-    """The error that a worker tells of."""
-    if "reason" in said:
-        return BY_REASON.get(said["reason"], KinochromeError)(said["text"])
-    if "errno" in said:
-        return OSError(said["errno"], said["text"], *([said["file"]] if said["file"] else []))
-    if "memory" in said:
-        return MemoryError()
-    return RuntimeError(f"a worker failed:\n{said.get('traceback')}")
-
-
 def usable_cores() -> int:
     """Cores this process may run on."""
     return len(os.sched_getaffinity(0))
-
-
-def answer(line: "Connection[Any, Any]", said: dict[str, Any]) -> None:
-    """Of the worker: say something to whoever gave the task."""
-    line.send_bytes(json.dumps(said).encode())

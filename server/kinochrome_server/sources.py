@@ -2,6 +2,7 @@
 
 import io
 import os
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,53 @@ class GrowingSource:
     @property
     def _abandoned(self) -> Path:
         return self.path.with_suffix(".abandoned")
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A film for this process alone, whose readers raise Cancelled once an event is set: demuxing may take long."""
+
+    source: Source
+    cancelled: threading.Event
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    def open(self) -> BinaryIO:
+        return cast(BinaryIO, _WatchedReader(self.source.open(), self.cancelled))
+
+    def size(self) -> int | None:
+        return self.source.size()
+
+    def abandon(self) -> None:
+        self.source.abandon()
+
+
+class _WatchedReader(io.RawIOBase):
+    def __init__(self, file: BinaryIO, cancelled: threading.Event) -> None:
+        self._file, self._cancelled = file, cancelled
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        if self._cancelled.is_set():
+            raise Cancelled("cancelled")
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 class _GrowingReader(io.RawIOBase):

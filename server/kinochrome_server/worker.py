@@ -11,12 +11,13 @@ from __future__ import annotations  # av.Packet takes a parameter in its type st
 import contextlib
 import hashlib
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from kinochrome_proto.errors import BadColorizer
+from kinochrome_proto.manifest import Manifest
 
 from . import colorizers, steady
 from .chroma import Float, Geometry, thumbnail
@@ -33,9 +35,11 @@ from .cuts import DELAY, with_cuts
 from .decoding import Account, Decoder, OutOfOrder, Shown, in_order
 from .delayed import delayed
 from .engines.choice import engine_class
-from .engines.interface import Engine, EngineSettings
+from .engines.interface import EngineSettings
 from .facts import Facts, probe
 from .fields import Deinterlacer
+from .inference.remote import Counter, RemoteEngine
+from .inference.sessions import Session
 from .looks import Grade, Look
 from .packets import Role, StoredPacket, write_packet
 from .planes import Plane, luma_of
@@ -97,6 +101,12 @@ class Colorize:
     def subject(self) -> str:
         return f"{self.job.source.name}, at {self.segment.seconds:.1f} s"
 
+    @property
+    def session(self) -> Session:
+        """What the inference process is to run for it, where it is one that paints."""
+        job = self.job
+        return Session(job.engine, str(job.colorizer), job.colorizer_sha256, job.look.seed)
+
     def run(self, bench: Bench, tell: Callable[[int], None], *, sparing: bool) -> dict[str, Any]:
         painter = bench.painter(self.job)
         passing = self.chunk.with_suffix(".passing")
@@ -109,14 +119,60 @@ class Colorize:
         return done
 
 
+class Paints(Protocol):
+    """An engine, here or elsewhere."""
+
+    manifest: Manifest
+
+    @property
+    def ahead(self) -> int:
+        """As `Engine.ahead`."""
+
+    def begin(self, luma: npt.NDArray[np.uint8]) -> Callable[[], npt.NDArray[np.float32]]:
+        """As `Engine.begin`."""
+
+
+class Clock:
+    """What a task's time goes to, and how full its batches were."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._batches: list[tuple[int, int]] = []
+
+    @contextlib.contextmanager
+    def of(self, stage: str) -> Iterator[None]:
+        """What is done meanwhile belongs to a stage: "decode", "colour", "encode"."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + time.perf_counter() - begun
+
+    def batch(self, frames: int, room: int) -> None:
+        """A batch of so many frames was painted in this process."""
+        self._batches.append((frames, room))
+
+    def figures(self) -> dict[str, Any]:
+        """In plain JSON values; nothing where nothing was done."""
+        return {"stages": self._seconds, "batches": self._batches} if self._seconds else {}
+
+
 class Bench:
     """What a worker keeps from one task to the next: the film it is at, and its colorizer."""
 
-    def __init__(self) -> None:
+    def __init__(self, counter: Counter | None = None) -> None:
+        """`counter`: the line to the inference process."""
+        self.remote = False
+        """Whether that paints for the task at hand."""
+        self.clock = Clock()
+        self._counter = counter
         self._open = contextlib.ExitStack()
         self._film: tuple[Source, Facts] | None = None
-        self._painter: tuple[Job, Painter] | None = None
-        self._engine: tuple[tuple[str, str, int], Engine] | None = None
+        self._painter: tuple[Job, bool, Painter] | None = None
+        self._engine: tuple[tuple[str, str, int, bool], Paints] | None = None
 
     def decoder(self, source: Source, facts: Facts) -> Decoder:
         """A decoder of the film; that of the film before is closed."""
@@ -130,19 +186,25 @@ class Bench:
     def painter(self, job: Job) -> Painter:
         """The painter of a film."""
         decoder = self.decoder(job.source, job.facts)
-        if self._painter is None or self._painter[0] != job:
-            self._painter = job, Painter(job, decoder, self._engine_of(job))
-        return self._painter[1]
+        if self._painter is None or self._painter[:2] != (job, self.remote):
+            self._painter = job, self.remote, Painter(job, decoder, self._engine_of(job), self.clock)
+        return self._painter[2]
 
-    def _engine_of(self, job: Job) -> Engine:
-        key = job.engine, job.colorizer_sha256, job.look.seed
+    def _engine_of(self, job: Job) -> Paints:
+        key = job.engine, job.colorizer_sha256, job.look.seed, self.remote
         if self._engine is None or self._engine[0] != key:
             colorizer = colorizers.read(job.colorizer)
             if colorizer.sha256 != job.colorizer_sha256:
                 raise BadColorizer(f"{job.colorizer} was replaced while a film was being coloured: begin again")
             self._engine = None  # two do not fit into every device's memory
-            settings = EngineSettings(seed=job.look.seed, batch=BATCH)
-            self._engine = key, engine_class(job.engine)(colorizer, settings)
+            engine: Paints
+            if self.remote:
+                assert self._counter is not None
+                engine = RemoteEngine(self._counter, colorizer.manifest, str(job.colorizer))
+            else:
+                settings = EngineSettings(seed=job.look.seed, batch=BATCH)
+                engine = engine_class(job.engine)(colorizer, settings)
+            self._engine = key, engine
         return self._engine[1]
 
 
@@ -164,8 +226,8 @@ class _Frame:
 class Painter:
     """Colours segments of one film, one at a time."""
 
-    def __init__(self, job: Job, decoder: Decoder, engine: Engine) -> None:
-        self._job, self._decoder, self._engine = job, decoder, engine
+    def __init__(self, job: Job, decoder: Decoder, engine: Paints, clock: Clock) -> None:
+        self._job, self._decoder, self._engine, self._clock = job, decoder, engine, clock
         self._facts, self._encoding = job.encoding.facts, job.encoding
         self._geometry = Geometry.of(
             self._facts.picture, engine.manifest, self._encoding.pix_fmt, fields=bool(self._encoding.field_order)
@@ -232,16 +294,33 @@ class Painter:
 
     def _painted(self, frames: Iterator[_Frame], batch: int) -> Iterator[_Frame]:
         turns = self._geometry.turns  # the colorizer sees the film as it is shown
-        while group := list(islice(frames, batch)):
+        begun: deque[tuple[list[_Frame], tuple[int, ...], Callable[[], npt.NDArray[np.float32]]]] = deque()
+        while group := self._decoded(frames, batch):
             small = np.stack([frame.thumbnail for frame in group])
             small = np.rot90(small, turns, (1, 2))
-            painted = check_painted(
-                self._engine.run(small), small.shape, self._engine.manifest, str(self._job.colorizer)
-            )
-            painted = np.rot90(painted, -turns, (2, 3))
-            for frame, planes in zip(group, painted, strict=True):
-                frame.chroma = planes
-                yield frame
+            with self._clock.of("colour"):
+                begun.append((group, small.shape, self._engine.begin(small)))
+            if not self._engine.ahead:  # painted here: of its own batches the inference process tells
+                self._clock.batch(len(group), batch)
+            if len(begun) > self._engine.ahead:
+                yield from self._with_chroma(*begun.popleft())
+        while begun:
+            yield from self._with_chroma(*begun.popleft())
+
+    def _decoded(self, frames: Iterator[_Frame], batch: int) -> list[_Frame]:
+        """The next so many."""
+        with self._clock.of("decode"):
+            return list(islice(frames, batch))
+
+    def _with_chroma(
+        self, group: list[_Frame], shape: tuple[int, ...], chroma: Callable[[], npt.NDArray[np.float32]]
+    ) -> Iterator[_Frame]:
+        with self._clock.of("colour"):
+            painted = check_painted(chroma(), shape, self._engine.manifest, str(self._job.colorizer))
+        painted = np.rot90(painted, -self._geometry.turns, (2, 3))
+        for frame, planes in zip(group, painted, strict=True):
+            frame.chroma = planes
+            yield frame
 
     def _steadied(self, frames: Iterator[_Frame]) -> Iterator[_Frame]:
         stabilizer = steady.Stabilizer(self._job.look.stabilize)
@@ -262,7 +341,8 @@ class Painter:
                 painted = self._grade(frame.thumbnail, frame.chroma)
                 picture = composer.compose(*frame.picture, frame.thumbnail, painted, frame.starts_shot)
                 picture.pts, picture.time_base = frame.pts, self._facts.time_base
-                out.take(encoder.encode(picture))
+                with self._clock.of("encode"):
+                    out.take(encoder.encode(picture))
                 out.frames += 1
                 tell(1)
             elif frame.role == Role.BEFORE and frame.picture:

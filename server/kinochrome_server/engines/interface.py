@@ -1,6 +1,7 @@
 """What an engine is: something that runs a colorizer on batches of thumbnails."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -37,6 +38,8 @@ class Engine(ABC):
 
     name: ClassVar[str]
     """The word for --engine."""
+    ahead: ClassVar[int] = 0
+    """Batches that may be begun while more pictures are made ready; one that paints at once gains nothing by it."""
     manifest: Manifest
     """Of the colorizer it runs."""
 
@@ -64,6 +67,11 @@ class Engine(ABC):
 
         Raises MemoryError.
         """
+
+    def begin(self, luma: npt.NDArray[np.uint8]) -> Callable[[], npt.NDArray[np.float32]]:
+        """Begin what `run` does; what it returns gives the chroma when it is there."""
+        chroma = self.run(luma)
+        return lambda: chroma
 
     def _feed(self, luma: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.generic]]:
         """(N, h, w) -> what the graph takes: LUMA (N, 1, h, w) and, of a stochastic colorizer, NOISE (N, length)."""
