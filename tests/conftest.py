@@ -1,6 +1,7 @@
 """Every test process keeps to one core: several that each use all of them wait for each other most of the time."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
@@ -37,6 +38,16 @@ def table(rows: "list[Kept]", out: "TextIO | Any") -> None:
     widths = [max(len(line[place]) for line in lines) for place in range(len(columns) + 1)]
     for line in lines:
         out.write("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where jobs that were begun are kept in mind, and a server's address: not the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        for name in ("SERVER", "TOKEN", "TLS_CA", "TLS_CERT", "TLS_KEY"):
+            patch.delenv(f"KINOCHROME_{name}", raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The `kinochrome` command. A verb parses, calls, prints; what it needs is imported when it runs."""
 
+import os
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -8,7 +9,7 @@ import typer
 
 from kinochrome_proto.errors import KinochromeError
 
-from . import film_verbs, machine_verbs, models_verbs, training_verbs
+from . import film_verbs, jobs_verbs, machine_verbs, models_verbs, server_verbs, training_verbs
 
 app = typer.Typer(
     name="kinochrome",
@@ -28,14 +29,19 @@ VERBS = (
     training_verbs.evaluate,
     training_verbs.export,
     machine_verbs.doctor,
+    server_verbs.health,
+    server_verbs.token,
 )
 for verb in VERBS:
     app.command()(verb)
+app.add_typer(jobs_verbs.app, name="jobs")
 app.add_typer(models_verbs.app, name="models")
 
 
 def main() -> None:
     """Entry point: one line and exit code 1 for errors that a person can mend, 130 for Ctrl-C, 2 for bad usage."""
+    # gRPC's core writes to stderr by itself, among others of every handshake that fails: what matters is said by us.
+    os.environ.setdefault("GRPC_VERBOSITY", "none")
     try:
         app()
     except KinochromeError as error:

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kinochrome_proto.errors import BadFilm, BadSettings
+from kinochrome_proto.errors import BadFilm, BadSettings, OutputInTheWay
 
+from . import server_options
+from .output import CONTAINER_OF
 from .siblings import local_errors, sibling
 
 if TYPE_CHECKING:
     from kinochrome_proto.kinochrome.v1 import colorizer_pb2 as wire
 
     from .progress import Display
-
-CONTAINER_OF = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "mkv", ".webm": "webm"}
+    from .server_options import Reach
 
 
 def colorize(
@@ -41,8 +42,12 @@ def colorize(
         ),
     ] = "auto",
     server: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Colour on this server, with its engine, not in this process.")
-    ] = "",
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Colour on this server, with its engine, not in this process. Default: $KINOCHROME_SERVER.",
+        ),
+    ] = None,
     saturation: Annotated[float | None, typer.Option(help="How vivid: 0 gray, 1 as painted, up to 3.")] = None,
     warmth: Annotated[float | None, typer.Option(help="From -1, cold, to 1, warm.")] = None,
     stabilize: Annotated[
@@ -82,11 +87,21 @@ def colorize(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse a film of which anything would be lost, instead of warning.")
     ] = False,
+    token_file: server_options.TokenFile = None,
+    tls_ca: server_options.TlsCa = None,
+    tls_cert: server_options.TlsCert = None,
+    tls_key: server_options.TlsKey = None,
+    tls_name: server_options.TlsName = "",
+    priority: Annotated[
+        int, typer.Option(min=-10, max=10, help="On a server: jobs of higher priority are begun first and get more.")
+    ] = 0,
+    patience: server_options.Patience = 300.0,
 ) -> None:
     """Colour a film. Luma, timing, sound and subtitles stay the film's own; only colour is added.
 
     Interrupted, by Ctrl-C, a crash or a full disk? The same command carries on where it stopped: finished parts are
-    kept beside the output, in OUT.kinochrome, until the film is finished.
+    kept beside the output, in OUT.kinochrome, until the film is finished. A server goes on meanwhile: see
+    `kinochrome jobs`.
 
     Examples:
 
@@ -95,6 +110,8 @@ def colorize(
       kinochrome colorize old.mkv -o coloured.mkv --codec ffv1
 
       kinochrome colorize old.mp4 -o look.mp4 --from 1:00 --to 1:10 --compare --saturation 1.3
+
+      kinochrome colorize old.mp4 --server films.example.org:50551 --token-file token
     """
     from kinochrome_proto.kinochrome.v1 import colorizer_pb2 as wire
 
@@ -110,9 +127,11 @@ def colorize(
         raise BadSettings(f"{out}: the output's ending chooses its container; use {', '.join(CONTAINER_OF)}")
     if out.exists() and out.samefile(film):
         raise BadSettings(f"{out} is the film itself: choose another -o")
-    if server and engine != "auto":
+    reach = server_options.reach(server, token_file, tls_ca, tls_cert, tls_key, tls_name, patience)
+    if reach.server and engine != "auto":
         raise BadSettings("--engine: the server chooses its own, with `kinochrome serve --engine`; leave it out here")
-    refuse_existing(out, overwrite=overwrite)
+    if not reach.server:
+        refuse_existing(out, overwrite=overwrite)  # the client looks closer: it may have been about to clear away
     settings = wire.Settings(
         colorizer=model,
         codec=codec,
@@ -136,11 +155,14 @@ def colorize(
         strict=strict,
     )
     with Display(film.name, "frames", "fps") as display:
-        if server:
-            frames = _colorize_there(server, film, out, settings, display, overwrite=overwrite)
+        if reach.server:
+            frames = _colorize_there(
+                reach, film, out, settings, display, priority=priority, overwrite=overwrite, restart=restart
+            )
         else:
             frames = _colorize_here(film, out, settings, engine, display, overwrite=overwrite, restart=restart)
-    print(f"{out}: {frames} frames, {display.rate:.1f} fps")
+    speed = f", {display.rate:.1f} fps" if display.rate else ""  # of a film that somebody else coloured meanwhile: none
+    print(f"{out}: {frames} frames{speed}")
 
 
 def _still(path: Path) -> bytes:
@@ -162,19 +184,29 @@ def _microseconds(option: str, time: str) -> int | None:
 
 
 def _colorize_there(
-    server: str, film: Path, out: Path, settings: "wire.Settings", display: "Display", *, overwrite: bool
+    reach: "Reach",
+    film: Path,
+    out: Path,
+    settings: "wire.Settings",
+    display: "Display",
+    *,
+    priority: int,
+    overwrite: bool,
+    restart: bool,
 ) -> int:
-    from . import remote
-    from .output import NewFile
+    from .job_display import Shown, remote_errors
 
-    if settings.ByteSize() > remote.MAX_SETTINGS:
-        raise BadSettings(
-            "--reference: for a server the stills may be 3 MB in all; make them smaller, 800 pixels will do"
-        )
-    with local_errors(lambda: "nothing was left behind"), NewFile(out, overwrite=overwrite) as new:
-        frames = remote.colorize(server, film, new.file, settings, on_progress=display.update, on_warning=display.warn)
-        new.commit()
-    return frames
+    with remote_errors(out), reach.client() as client:
+        return client.colorize(
+            film,
+            out,
+            settings=settings,
+            priority=priority,
+            overwrite=overwrite,
+            restart=restart,
+            on_progress=Shown(display),
+            on_warning=display.warn,
+        ).frames
 
 
 def _colorize_here(
@@ -187,13 +219,19 @@ def _colorize_here(
     overwrite: bool,
     restart: bool,
 ) -> int:
+    from . import unfinished
     from .output import NewFile
 
     pipeline, sources, wired = (
         sibling(f"kinochrome_server.{name}", "server") for name in ("pipeline", "sources", "wired")
     )
     source = sources.FileSource(film)
-    folder = out.with_name(f"{out.name}.kinochrome")
+    folder = unfinished.folder_of(out)
+    if (there := unfinished.recorded(out)) and not restart:
+        raise OutputInTheWay(
+            f"{folder} holds an unfinished run on server {there.server}: --server {there.server} carries on, "
+            "--restart begins anew"
+        )
     kept = f"finished parts are kept in {folder}: the same command carries on"
     with local_errors(lambda: kept if folder.exists() else "nothing was left behind"):
         settings = pipeline.decided(wired.settings(asked, engine), display.warn)

@@ -12,6 +12,8 @@ from kinochrome_proto.errors import OutputInTheWay
 
 from .front_index import put_index_in_front
 
+CONTAINER_OF = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "mkv", ".webm": "webm"}
+"""What an output's ending says of its container."""
 _INDEXED = (".mp4", ".m4v", ".mov")
 
 
@@ -38,7 +40,7 @@ class NewFile:
         except OSError as error:
             raise OutputInTheWay(f"{folder} cannot be written to: {error.strerror}") from None
         os.chmod(descriptor, 0o666 & ~_umask())  # mkstemp's 0600 is for secrets
-        self.partial, self.indexed = Path(name), Path(name).with_suffix(".indexed.passing")
+        self.partial = Path(name)
         self.file: BinaryIO = os.fdopen(descriptor, "w+b")
 
     def __enter__(self) -> "NewFile":
@@ -50,32 +52,60 @@ class NewFile:
         The index of an MP4 or MOV film is put in front of its media first, where there is room on the disk.
         """
         self.file.flush()
-        whole = self.partial
-        if self.target.suffix.lower() in _INDEXED:
-            with contextlib.suppress(OSError):  # no room for a second copy: the film is right as it is
-                self.file.seek(0)
-                with self.indexed.open("w+b") as indexed:
-                    if put_index_in_front(self.file, indexed):
-                        indexed.flush()
-                        os.fsync(indexed.fileno())
-                        shutil.copymode(self.partial, self.indexed)
-                        whole = self.indexed
-        os.fsync(self.file.fileno())
+        put_in_place(self.partial, self.target, overwrite=self._overwrite)
         self.file.close()
-        refuse_existing(self.target, overwrite=self._overwrite)
-        os.replace(whole, self.target)
-        folder = os.open(self.target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.file.close()
-        for file in (self.partial, self.indexed):
+        for file in (self.partial, indexed(self.partial)):
             file.unlink(missing_ok=True)  # committed: one has its name
+
+
+def put_in_place(whole: Path, target: Path, *, overwrite: bool) -> None:
+    """Flush a whole film to disk and give it its name: `ready` and `give_name` in one."""
+    give_name(ready(whole, target), target, overwrite=overwrite)
+
+
+def ready(whole: Path, target: Path) -> Path:
+    """The file that is to become `target`, safe on the disk: `whole`, or one beside it that is better.
+
+    Better is one of MP4 and MOV whose index lies in front of its media; it is made where there is room on the disk.
+    Raises OSError of the disk.
+    """
+    named = whole
+    with whole.open("rb") as film:
+        if target.suffix.lower() in _INDEXED:
+            with contextlib.suppress(OSError), indexed(whole).open("wb") as moved:  # no room: it is right as it is
+                if put_index_in_front(film, moved):
+                    moved.flush()
+                    os.fsync(moved.fileno())
+                    shutil.copymode(whole, indexed(whole))
+                    named = indexed(whole)
+        os.fsync(film.fileno())
+    return named
+
+
+def give_name(file: Path, target: Path, *, overwrite: bool) -> None:
+    """Rename a file that is ready. Raises OutputInTheWay when one has appeared there meanwhile, OSError of the disk."""
+    refuse_existing(target, overwrite=overwrite)
+    os.replace(file, target)
+    folder_to_disk(target.parent)
+
+
+def indexed(whole: Path) -> Path:
+    """Where `put_in_place` writes a film whose index it moves."""
+    return whole.with_name(f"{whole.name.removesuffix('.passing')}.indexed.passing")
+
+
+def folder_to_disk(folder: Path) -> None:
+    """Make names in a folder survive a power cut. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def refuse_existing(target: Path, *, overwrite: bool) -> None:

@@ -67,6 +67,10 @@ class Display:
         """Count what an earlier run had done: it says nothing of this one's speed."""
         self._before = done
 
+    def begin(self) -> None:
+        """Reckon the speed from now on: what went before was waiting."""
+        self._started = time.monotonic()
+
     def say(self, text: str) -> None:
         """Say something that should stay on the screen."""
         if self._console.is_terminal:

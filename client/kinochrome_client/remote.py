@@ -1,29 +1,28 @@
-"""Colouring a film on a server: the film goes up while the coloured one comes down."""
+"""Colouring a film in one call: it goes up while the coloured one comes down, and nothing of it stays anywhere.
+
+For those who pipe a film through. What breaks off is lost: `Client.colorize` carries on.
+"""
 
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import grpc
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from kinochrome_proto import errors
 from kinochrome_proto.kinochrome.v1 import colorizer_pb2 as wire
 from kinochrome_proto.kinochrome.v1 import colorizer_pb2_grpc as wire_grpc
 
-MESSAGE_SIZE = 256 * 1024  # bytes of film in one message
-MAX_SETTINGS = 3_000_000  # bytes: servers take messages of 4 MiB
+from .access import Access
+from .blocking import Client
+from .faults import fault
 
-_OPTIONS = [
-    ("grpc.max_receive_message_length", 4 << 20),
-    ("grpc.keepalive_time_ms", 30_000),  # a film waits long in a server's queue: tell a dead line from a slow one
-]
+MESSAGE_SIZE = 256 * 1024  # bytes of film in one message
 
 
 def colorize(
-    server: str,
+    server: str | Access,
     film: Path,
     sink: BinaryIO,
     settings: wire.Settings,
@@ -37,9 +36,10 @@ def colorize(
 
     Raises the error the server states (BadFilm, BadSettings, ...), ServerUnreachable, ServerFailed.
     """
-    with film.open("rb") as source, grpc.insecure_channel(server, options=_OPTIONS) as channel:
+    access = Access(server) if isinstance(server, str) else server
+    with film.open("rb") as source, access.channel() as channel:
         stub = wire_grpc.ColorizerServiceStub(channel)
-        call = stub.Colorize(_requests(source, settings))
+        call = stub.Colorize(_requests(source, settings), metadata=tuple(access.metadata))
         finished: wire.Finished | None = None
         try:
             for response in call:
@@ -54,22 +54,19 @@ def colorize(
                     case "finished":
                         finished = response.finished
         except grpc.RpcError as error:
-            raise _error(server, error) from None
+            raise fault(access.server, error).error from None
         finally:
             call.cancel()  # type: ignore[no-untyped-call]
     if finished is None:
-        raise errors.ServerFailed(f"server {server} ended the call without a finished film")
+        raise errors.ServerFailed(f"server {access.server} ended the call without a finished film")
     _prove(sink, finished)
     return finished.frames
 
 
-def server_info(server: str, timeout_s: float = 5.0) -> wire.GetServerInfoResponse:
+def server_info(server: str) -> wire.GetServerInfoResponse:
     """Ask what a server can do. Raises ServerUnreachable, ServerFailed."""
-    with grpc.insecure_channel(server, options=_OPTIONS) as channel:
-        try:
-            return wire_grpc.ColorizerServiceStub(channel).GetServerInfo(wire.GetServerInfoRequest(), timeout=timeout_s)
-        except grpc.RpcError as error:
-            raise _error(server, error) from None
+    with Client(server) as client:
+        return client.server_info()
 
 
 def _requests(source: BinaryIO, settings: wire.Settings) -> Iterator[wire.ColorizeRequest]:
@@ -87,15 +84,3 @@ def _prove(sink: BinaryIO, finished: wire.Finished) -> None:
     size = sink.seek(0, 2)
     if size != finished.size or digest.digest() != finished.sha256:
         raise errors.ServerFailed(f"the coloured film arrived damaged ({size} of {finished.size} bytes): try again")
-
-
-def _error(server: str, error: grpc.RpcError) -> errors.KinochromeError:
-    """The error that a failed call stands for."""
-    status = rpc_status.from_call(cast(grpc.Call, error))
-    for detail in status.details if status else []:
-        info = error_details_pb2.ErrorInfo()
-        if detail.Unpack(info) and info.domain == "kinochrome":
-            return errors.BY_REASON.get(info.reason, errors.ServerFailed)(status.message)
-    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        return errors.ServerUnreachable(f"no server answers at {server}: start one with `kinochrome serve`")
-    return errors.ServerFailed(f"server {server} broke off: {error.code().name.lower()}, {error.details()}")
