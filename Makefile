@@ -44,5 +44,5 @@ clean:
 	@touch $@
 
 .venv/everything: .venv/pip pyproject.toml
-	$(PIP) install -c constraints.txt --group dev -e '.[server,trainer,export]'
+	$(PIP) install -c constraints.txt --group dev -e '.[server,trainer,export,otel]'
 	@touch $@ .venv/server
