@@ -20,13 +20,27 @@ KinochromeError
 The text of an error is one line: what, why, and what to do. `reason` is its name on the wire.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class KinochromeError(Exception):
     """Base of all errors that a person can mend."""
 
     reason: ClassVar[str] = "INTERNAL"
+    field: str = ""
+    """Of the request over the wire, the one that is at fault, such as "settings.crf"; "" where none is."""
+    retry_s: float | None = None
+    """Seconds after which trying again may help; None where it does not."""
+
+    def at(self, field: str) -> Self:
+        """The same error, with the field that is at fault."""
+        self.field = field
+        return self
+
+    def retried_in(self, seconds: float) -> Self:
+        """The same error, with the time after which trying again may help."""
+        self.retry_s = seconds
+        return self
 
 
 class BadFilm(KinochromeError):

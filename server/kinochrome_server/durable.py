@@ -1,8 +1,12 @@
 """Files that must outlive a crash, and be told from damaged ones."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Of an OSError: what mends itself once somebody makes room."""
 
 
 def sha256(file: Path) -> str:

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 from kinochrome_proto.errors import OutputInTheWay
 
-from .durable import sha256, to_disk
+from .durable import DISK_FULL, sha256, to_disk
 
 FORMAT_VERSION = 1
 _LIST = "journal"
@@ -67,7 +67,7 @@ class Journal:
             scratch: where a temporary folder is made; by default where the system has them.
 
         Raises OutputInTheWay when the folder cannot be written, another run holds it, or its journal is of another
-        film or other settings.
+        film or other settings. Raises OSError when the disk is full.
         """
         self.durable = folder is not None
         self._lock = threading.Lock()
@@ -80,6 +80,8 @@ class Journal:
                 folder.mkdir(exist_ok=True)
             self._list: BinaryIO = (self.folder / _LIST).open("a+b", buffering=0)
         except OSError as error:
+            if error.errno in DISK_FULL:
+                raise
             raise OutputInTheWay(f"{error.filename} cannot be written to: {error.strerror}") from None
         try:
             fcntl.flock(self._list, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -32,8 +32,10 @@ from .muxer import Muxer
 from .opening import opened
 from .planes import Picture
 from .pool import WorkerPool
+from .sandbox import Terms
 from .segments import Segment
-from .sources import Source
+from .sources import Source, Watched
+from .turns import NOBODY, Turn
 from .worker import BATCH, Colorize, Job, Probe
 
 MOST_DAMAGES = 10
@@ -94,6 +96,7 @@ def colorize(
     settings: Settings,
     *,
     on_engine: Callable[[str], None] = lambda words: None,
+    on_facts: Callable[[Facts], None] = lambda facts: None,
     on_progress: Callable[[int, int], None] = lambda frames, expected: None,
     on_resumed: Callable[[int], None] = lambda frames: None,
     on_warning: Callable[[str], None] = lambda text: None,
@@ -102,6 +105,7 @@ def colorize(
     pool: WorkerPool | None = None,
     journal: Journal | None = None,
     scratch: Path | None = None,
+    turn: Turn = NOBODY,
 ) -> Report:
     """Colour a film from `source` into `sink`, a file object that can seek.
 
@@ -110,6 +114,7 @@ def colorize(
         sink: where the coloured film goes. On an exception what it holds is no film: throw it away.
         settings: how.
         on_engine: called once, with the first coloured frames, with what runs the colorizer, as in `Report`.
+        on_facts: called once, before anything is coloured, with what is known of the film.
         on_progress: called with the frames coloured so far and those that the film says it has (0: it does not say).
         on_resumed: called with the frames that need not be coloured, for an earlier run has done so; may come again.
         on_warning: called with what the user should know. Each is called from several threads, one call at a time.
@@ -119,6 +124,7 @@ def colorize(
         journal: of this film and these settings, from `journal_in`: the same call after an interruption carries on
             from there, to the same bytes. The caller removes it once the film is safe. By default nothing is kept.
         scratch: a folder for passing files where there is no journal; by default the system's temporary one.
+        turn: on whose account, where several films share the workers.
 
     Raises BadFilm, BadSettings, UnknownColorizer, BadColorizer, Unusable (the engine), OutputInTheWay (of the
     journal), Cancelled, and OSError of the sink or the journal.
@@ -139,16 +145,20 @@ def colorize(
         # Whatever fails, readers that wait for more of the film are freed, and workers of this film stop.
         stack.push(_OnFailure(source.abandon))
         stack.push(_OnFailure(cancelled.set))
+        stack.enter_context(_abandoned_once(cancelled, source))
+        kept = journal or stack.enter_context(Journal(None, {}, scratch=scratch))
+        read = Watched(source, cancelled)
         if source.size() is None:
-            with opened(source):
+            with opened(read):
                 pass  # waits here for what a worker needs, not in a worker, whose silence would be taken for a hang
         own_pool = pool is None
-        pool = pool or stack.enter_context(WorkerPool())
-        facts = Facts.from_plain(pool.submit(Probe(source), cancelled).result())
+        pool = pool or stack.enter_context(WorkerPool(terms=Terms.of_worker(writes=[kept.folder])))
+        facts = Facts.from_plain(pool.submit(Probe(source), cancelled, turn=turn).result())
         if own_pool:
             pool.count = min(pool.count, _that_fit(facts.picture))
-        film = stack.enter_context(Film(source, facts, settings.clip))
+        film = stack.enter_context(Film(read, facts, settings.clip))
         facts = film.facts
+        on_facts(facts)
         encoding = _encoding(codec, facts, settings)
         for text in (*caveats(facts, container, settings.deinterlace), *encoding.caveats(container)):
             listener.on_warning(text)
@@ -159,20 +169,20 @@ def colorize(
             colorizer_sha256=colorizer.sha256,
             engine=settings.engine,
             encoding=encoding,
-            look=settings.look,
+            # Films that differ in a seed of no effect share what has the colorizer loaded.
+            look=settings.look if colorizer.manifest.noise_length else replace(settings.look, seed=0),
             lenient=settings.lenient,
             keep_color=settings.keep_color,
             deinterlace=settings.deinterlace and bool(facts.picture.field_order),
             compare=settings.compare,
             durable=journal is not None,
         )
-        kept = journal or stack.enter_context(Journal(None, {}, scratch=scratch))
         listener.expected = facts.frames_expected
         listener.on_begin = lambda: on_engine(engine)
         muxer = Muxer(sink, film, container, encoding, listener.on_warning)
         stack.push(_OnFailure(muxer.abandon))
         segments = film.segments(kept.passing_file, lenient=settings.lenient, warn=listener.on_warning)
-        run = _Run(pool, kept, job, cancelled, listener)
+        run = _Run(pool, turn, kept, job, cancelled, listener)
         coloured = 0
         with run:
             for segment, record in run.chunks(segments):
@@ -323,13 +333,39 @@ class _OnFailure:
             self._do()
 
 
+@contextlib.contextmanager
+def _abandoned_once(cancelled: threading.Event, source: Source) -> Iterator[None]:
+    """For the length of a `with`: frees those who wait for more of a film that is not wanted any more."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.1):
+            if cancelled.is_set():
+                source.abandon()
+                return
+
+    watcher = threading.Thread(target=watch, name="watcher")
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
 class _Run:
     """One film's segments on their way through the workers, in order and never many at a time."""
 
     def __init__(
-        self, pool: WorkerPool, journal: Journal, job: Job, cancelled: threading.Event, listener: _Listener
+        self,
+        pool: WorkerPool,
+        turn: Turn,
+        journal: Journal,
+        job: Job,
+        cancelled: threading.Event,
+        listener: _Listener,
     ) -> None:
-        self._pool, self._journal, self._job = pool, journal, job
+        self._pool, self._turn, self._journal, self._job = pool, turn, journal, job
         self._cancelled, self._listener = cancelled, listener
         self._ahead: queue.Queue[tuple[Segment, Future[Record]] | BaseException | None] = queue.Queue(pool.count + 1)
         self._reader: threading.Thread | None = None
@@ -390,7 +426,7 @@ class _Run:
                 record.set_result(entry)
 
         task = Colorize(self._job, segment, self._journal.chunk_file(segment.index))
-        self._pool.submit(task, self._cancelled, self._listener.on_frames).add_done_callback(note)
+        self._pool.submit(task, self._cancelled, self._listener.on_frames, turn=self._turn).add_done_callback(note)
         return record
 
     def _put(self, item: "tuple[Segment, Future[Record]] | BaseException | None") -> bool:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 MIN_SEGMENT_FRAMES = 96
 """Keyframes nearer than this share a segment: each starts with an expensive key frame, and paints frames of others."""
 FIRST_SEGMENT_FRAMES = 24
-"""The same for a film's first segment, which somebody waits for."""
+"""The same for a film's first segments, which somebody waits for."""
+FIRST_SEGMENTS = 2
+"""A fragment of an MP4 is written when the next one begins, so two segments must be there for any of it to be seen."""
 WARM_UP = 12
 """Frames before a segment that go with it, so that cuts and steady colours are those of an unbroken run."""
 LOOK_AHEAD = 16
@@ -93,7 +95,7 @@ class Cutter:
         current = self._file()
         if starts and self._is_before(time) and (self._wanted or not current.packets):
             current.forget()  # of what is before a clip, the last group of pictures will do
-        enough = MIN_SEGMENT_FRAMES if current.index else FIRST_SEGMENT_FRAMES
+        enough = FIRST_SEGMENT_FRAMES if current.index < FIRST_SEGMENTS else MIN_SEGMENT_FRAMES
         if starts and packet.role == Role.OWN and current.packets >= enough:
             if self._waiting:
                 yield self._waiting.finish(self._wanted)

@@ -1,327 +1,271 @@
-"""The gRPC service: bytes and state on the event loop, the pipeline in threads, nothing unbounded between."""
+"""kinochrome.v1.ColorizerService: what comes over the wire, said to the jobs, and what they say back."""
 
 import asyncio
 import contextlib
-import errno
-import ipaddress
 import logging
-import shutil
-import signal
-import tempfile
-import threading
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, cast
-
-import grpc
-from google.protobuf import any_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
-from grpc_status import rpc_status
+from typing import Any
 
 from kinochrome_proto import errors
 from kinochrome_proto.kinochrome.v1 import colorizer_pb2 as wire
 from kinochrome_proto.kinochrome.v1 import colorizer_pb2_grpc as wire_grpc
 
-from . import colorizers, pipeline, wired
+from . import callers, colorizers, metrics
+from .about import about
 from .codecs import CODECS, CONTAINERS
-from .engines import choice
-from .pool import WorkerPool
-from .spool import Run, SentFile, Upload
+from .jobs import downloads, uploads
+from .jobs.board import Board
+from .jobs.job import Job
+from .refusals import in_our_words
 
 SERVICE = "kinochrome.v1.ColorizerService"
-MAX_MESSAGE = 4 << 20  # bytes
-AHEAD = 16
-"""Responses that may wait for a slow client before the pipeline waits too."""
-IDLE_S = 120.0
-"""Longest silence of an upload: one that stands still must not keep others waiting for its turn."""
-DRAIN_S = 5.0
-"""Time that running calls get to end when the server is asked to stop."""
-
-_CODES: dict[type[errors.KinochromeError], int] = {
-    errors.BadFilm: code_pb2.INVALID_ARGUMENT,
-    errors.BadSettings: code_pb2.INVALID_ARGUMENT,
-    errors.UnknownColorizer: code_pb2.NOT_FOUND,
-    errors.BadColorizer: code_pb2.FAILED_PRECONDITION,
-    errors.Unusable: code_pb2.FAILED_PRECONDITION,
-    errors.Cancelled: code_pb2.CANCELLED,
-    errors.ServerFull: code_pb2.RESOURCE_EXHAUSTED,
-    errors.ServerFailed: code_pb2.INTERNAL,
-}
+WATCH_S = 0.1
+"""Least time between two reports of a job: what happens meanwhile is told together."""
+PAGE, LARGEST_PAGE = 100, 1000
+"""Jobs of a list."""
+LARGEST_LIST = 2 << 20
+"""Bytes of a list, more or less: clients take messages of 4 MiB, and jobs with many warnings are large."""
 
 log = logging.getLogger(__name__)
 
 
 class ColorizerService(wire_grpc.ColorizerServiceServicer):
-    """Implements kinochrome.v1.ColorizerService on the pipeline."""
+    """Implements kinochrome.v1.ColorizerService. Who calls is known already: see `callers`."""
 
-    def __init__(self, spool: Path, pool: WorkerPool, engine: str) -> None:
-        """As many films are coloured at a time as the pool has workers; others wait, and their uploads with them.
-
+    def __init__(self, board: Board, engine: str) -> None:
+        """
         Args:
-            spool: folder for films on their way.
-            pool: the workers.
+            board: the jobs.
             engine: the one that colours all films; who serves chooses it, not who calls.
         """
-        jobs = pool.count
-        self._spool, self._pool, self._engine = spool, pool, engine
-        self._turn = asyncio.Semaphore(jobs)
-        self._threads = ThreadPoolExecutor(2 * jobs + 2, "service")
+        self._board, self._engine = board, engine
+        self._infos: list[wire.ColorizerInfo] = []
 
     async def GetServerInfo(self, request: wire.GetServerInfoRequest, context: Any) -> wire.GetServerInfoResponse:
         del request, context
-        loop = asyncio.get_running_loop()
-        infos = await loop.run_in_executor(
-            self._threads,
-            lambda: [
-                wire.ColorizerInfo(name=name, sha256=colorizers.load(name).sha256) for name in colorizers.shipped()
-            ],
-        )
+        if not self._infos:  # reading them costs too much to do it for whoever asks
+            with _told():
+                self._infos = await self._board.tasks.in_thread(_infos)
         return wire.GetServerInfoResponse(
             version=version("kinochrome"),
             engine=self._engine,
-            colorizers=infos,
+            colorizers=self._infos,
             codecs=list(CODECS),
             containers=list(CONTAINERS),
         )
 
-    async def Colorize(
-        self,
-        requests: AsyncIterator[wire.ColorizeRequest],
-        context: Any,
-    ) -> AsyncIterator[wire.ColorizeResponse]:
-        first = await anext(aiter(requests), None)
-        if first is None or first.WhichOneof("request") != "settings":
-            await _abort(context, errors.BadSettings("the first message of a call must be its settings"))
-        try:
-            settings = wired.settings(first.settings, self._engine)
-        except errors.BadSettings as fault:
-            await _abort(context, fault)
-        async with self._turn:
-            try:
-                folder = Path(tempfile.mkdtemp(prefix="call-", dir=self._spool))
-                call = _Call(folder, settings, self._pool, asyncio.get_running_loop())
-            except OSError as unwritable:
-                log.error("the spool cannot be used: %s", unwritable)
-                await _abort(context, _in_our_words(unwritable))
-            reading = asyncio.create_task(call.read(requests, self._threads))
-            colouring = asyncio.get_running_loop().run_in_executor(self._threads, call.run)
-            try:
-                async for response in call.responses(colouring):
-                    yield response
-            except (errors.KinochromeError, OSError) as fault:
-                error = call.fault or _in_our_words(fault)
-                log.info("call refused: %s", error)
-                await _abort(context, error)
-            except Exception:
-                log.exception("call failed")
-                await _abort(context, errors.ServerFailed("the server failed at this film; its log says why"))
-            finally:
-                # Reached at success, failure and when the client is gone (CancelledError): nothing stays behind.
-                call.cancel()
-                reading.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await reading
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await asyncio.shield(colouring)
-                shutil.rmtree(folder, ignore_errors=True)
+    async def CreateJob(self, request: wire.CreateJobRequest, context: Any) -> wire.CreateJobResponse:
+        del context
+        with _told():
+            job = await self._board.create(callers.owner.get(), request)
+            return wire.CreateJobResponse(job=self._board.message(job))
 
+    async def GetJob(self, request: wire.GetJobRequest, context: Any) -> wire.GetJobResponse:
+        del context
+        return wire.GetJobResponse(job=self._board.message(self._find(request.job_id)))
 
-class _Call:
-    """One film on its way: its upload, its pipeline, its responses."""
+    async def ListJobs(self, request: wire.ListJobsRequest, context: Any) -> wire.ListJobsResponse:
+        del context
+        if request.page_size < 0:
+            raise errors.BadSettings(f"page_size is negative: {request.page_size}").at("page_size")
+        if request.page_token and not (request.page_token.isascii() and request.page_token.isdecimal()):
+            raise errors.BadSettings("page_token is none that this server gave").at("page_token")
+        most = min(request.page_size or PAGE, LARGEST_PAGE)
+        before = int(request.page_token[:18]) if request.page_token else None
+        jobs = [job for job in self._board.of_owner(callers.owner.get()) if before is None or job.seq < before]
+        page, size = wire.ListJobsResponse(), 0
+        for job in jobs[:most]:
+            page.jobs.append(self._board.message(job))
+            size += page.jobs[-1].ByteSize()
+            if size > LARGEST_LIST:
+                break
+        if len(page.jobs) < len(jobs):
+            page.next_page_token = str(jobs[len(page.jobs) - 1].seq)
+        return page
 
-    def __init__(
-        self, folder: Path, settings: pipeline.Settings, pool: WorkerPool, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        self._settings, self._pool, self._loop = settings, pool, loop
-        self._cancelled = threading.Event()
-        self._upload = Upload(folder / "source")
-        self._coloured = folder / "coloured"
-        self._responses: asyncio.Queue[wire.ColorizeResponse] = asyncio.Queue()
-        self._room = threading.Semaphore(AHEAD)
-        self.fault: errors.KinochromeError | None = None
-        """Why the upload ended the call, if it did."""
-
-    async def read(self, requests: AsyncIterator[wire.ColorizeRequest], threads: ThreadPoolExecutor) -> None:
-        """Spool the film. An upload that breaks off, stalls or finds no room ends the call."""
+    async def UploadFilm(
+        self, requests: AsyncIterator[wire.UploadFilmRequest], context: Any
+    ) -> AsyncIterator[wire.UploadFilmResponse]:
+        del context
         incoming = aiter(requests)
-        try:
-            while True:
-                async with asyncio.timeout(IDLE_S):
-                    request = await anext(incoming, None)
-                if request is None:
-                    break
-                await self._loop.run_in_executor(threads, self._upload.append, request.film)
-            self._upload.finish()
-        except TimeoutError:
-            self.fault = errors.BadFilm(f"the upload stood still for {IDLE_S:.0f} s: send it again")
-            self.cancel()
-        except OSError as error:
-            self.fault = _in_our_words(error)
-            self.cancel()
-        except BaseException:
-            self.cancel()
-            raise
-
-    def run(self) -> wire.Finished:
-        """Colour the film; called in a thread."""
-        with SentFile(self._coloured, self._send) as sink:
-            report = pipeline.colorize(
-                self._upload.source,
-                cast(BinaryIO, sink),
-                self._settings,
-                on_progress=self._progress,
-                on_warning=self._warn,
-                cancelled=self._cancelled,
-                server_only=True,
-                pool=self._pool,
-                scratch=self._coloured.parent,
-            )
-            size, sha256 = sink.digest()
-        return wire.Finished(frames=report.frames, size=size, sha256=sha256)
-
-    async def responses(self, colouring: "asyncio.Future[wire.Finished]") -> AsyncIterator[wire.ColorizeResponse]:
-        """What the pipeline says, as it says it, and its proof at the end. Raises what the pipeline raised."""
-        while not colouring.done() or not self._responses.empty():
-            waiting = asyncio.ensure_future(self._responses.get())
-            either: set[asyncio.Future[Any]] = {waiting, colouring}
+        idle_s = self._board.limits.upload_idle_s
+        with _told():
             try:
-                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                if not waiting.done():
-                    waiting.cancel()
-            if not waiting.done() or waiting.cancelled():
-                continue
-            self._room.release()
-            yield waiting.result()
-        yield wire.ColorizeResponse(finished=colouring.result())
+                async with asyncio.timeout(idle_s):
+                    first = await anext(incoming, None)
+            except TimeoutError:
+                raise errors.ServerUnreachable(f"nothing was uploaded in {idle_s:g} s").retried_in(1) from None
+            if first is None:
+                raise errors.BadSettings("an upload's first message names its job").at("job_id")
+            job = self._find(first.job_id)
+            with about(job.id, job.owner):
+                taken = self._board.upload(job, _again(first, incoming), uploads.checked)
+                async with contextlib.aclosing(taken):
+                    async for uploaded in taken:
+                        yield wire.UploadFilmResponse(uploaded=uploaded)
 
-    def cancel(self) -> None:
-        """Make the pipeline stop at its next step, whatever it waits for."""
-        self._cancelled.set()
-        self._upload.abandon()
+    async def CommitFilm(self, request: wire.CommitFilmRequest, context: Any) -> wire.CommitFilmResponse:
+        del context
+        job = self._find(request.job_id)
+        with _told(job):
+            await self._board.commit(job, request.size, request.sha256)
+            return wire.CommitFilmResponse(job=self._board.message(job))
 
-    def _say(self, response: wire.ColorizeResponse, *, droppable: bool = False) -> None:
-        """Queue a response, from any thread; waits while the client is slow. A droppable one is dropped instead."""
-        while not self._room.acquire(blocking=not droppable, timeout=None if droppable else 0.1):
-            if droppable:
+    async def WatchJob(self, request: wire.WatchJobRequest, context: Any) -> AsyncIterator[wire.WatchJobResponse]:
+        del context
+        job = self._find(request.job_id)
+        while True:
+            seen = job.version
+            if job.gone:
+                raise job.fault()
+            yield wire.WatchJobResponse(job=self._board.message(job))
+            if job.has_ended:
                 return
-            if self._cancelled.is_set():
-                raise errors.Cancelled("cancelled")
-        self._loop.call_soon_threadsafe(self._responses.put_nowait, response)
+            self._board.check_open()
+            await job.change(seen)
+            if not job.has_ended:
+                await asyncio.sleep(WATCH_S)
 
-    def _progress(self, frames: int, expected: int) -> None:
-        progress = wire.Progress(frames=frames, frames_expected=expected)
-        self._say(wire.ColorizeResponse(progress=progress), droppable=True)
-
-    def _warn(self, text: str) -> None:
-        self._say(wire.ColorizeResponse(warning=wire.Warning(text=text)))
-
-    def _send(self, run: Run) -> None:
-        self._say(wire.ColorizeResponse(media=wire.Media(offset=run.offset, data=run.data)))
-
-
-def _in_our_words(fault: errors.KinochromeError | OSError) -> errors.KinochromeError:
-    if isinstance(fault, errors.KinochromeError):
-        return fault
-    if fault.errno in (errno.ENOSPC, errno.EDQUOT):
-        return errors.ServerFull("the server's disk is full: try again later")
-    return errors.ServerFailed(f"the server cannot store the film: {fault.strerror or 'its log says why'}")
-
-
-async def _abort(context: Any, error: errors.KinochromeError) -> NoReturn:
-    info = any_pb2.Any()
-    info.Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain="kinochrome"))
-    status = status_pb2.Status(code=_CODES.get(type(error), code_pb2.INTERNAL), message=str(error), details=[info])
-    rich = rpc_status.to_status(status)
-    await context.abort(rich.code, rich.details, rich.trailing_metadata)
-    raise AssertionError("abort returned")
-
-
-def _check_address(address: str) -> None:
-    host, _, port = address.rpartition(":")
-    if not port.isdecimal() or int(port) > 65535:
-        raise errors.BadSettings(f"--listen takes HOST:PORT with a port of 0 to 65535, not {address!r}")
-    if not _is_loopback(host.strip("[]")):
-        raise errors.BadSettings(
-            f"--listen {address} is not a loopback address: without TLS only this machine is served"
-        )
-
-
-def _is_loopback(host: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
-
-
-async def serve(
-    listen: str, spool: Path | None = None, engine: str = choice.AUTO, *, on_ready: Callable[[int], None]
-) -> None:
-    """Serve until SIGINT or SIGTERM, then let running calls end within DRAIN_S.
-
-    Args:
-        listen: HOST:PORT; port 0 takes a free one. Loopback only: there is no encryption yet.
-        spool: folder for films on their way, private to this process; by default a temporary one.
-        engine: a key of `engines.choice.ENGINES`, or "auto", the best that works here.
-        on_ready: called with the port once a picture has gone through the default colorizer on that engine.
-
-    Raises BadSettings when the address cannot be had, Unusable when the engine cannot.
-    """
-    _check_address(listen)
-    own = spool is None
-    folder = Path(tempfile.mkdtemp(prefix="kinochrome-")) if spool is None else spool
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise errors.BadSettings(f"--spool {folder} cannot be a folder for films: {error.strerror}") from None
-    server = grpc.aio.server(
-        options=[
-            ("grpc.max_receive_message_length", MAX_MESSAGE),
-            ("grpc.so_reuseport", 0),  # two servers on one port are a mistake, not a feature
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),  # clients ping every 30 s
-        ]
-    )
-    pool = WorkerPool()
-    status = HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(status, server)
-    try:
+    async def DownloadFilm(
+        self, request: wire.DownloadFilmRequest, context: Any
+    ) -> AsyncIterator[wire.DownloadFilmResponse]:
+        del context
+        job = self._find(request.job_id)
+        job.fetching += 1
         try:
-            port = server.add_insecure_port(listen)
-        except RuntimeError:
-            raise errors.BadSettings(f"--listen {listen}: the address is in use or not of this machine") from None
-        engine, words = await asyncio.get_running_loop().run_in_executor(None, _engine, engine)
-        wire_grpc.add_ColorizerServiceServicer_to_server(ColorizerService(folder, pool, engine), server)
-        await server.start()
-        for name in ("", SERVICE):
-            await status.set(name, health_pb2.HealthCheckResponse.SERVING)
-        log.info("serving on %s:%d, engine %s, spool %s", listen.rpartition(":")[0], port, words, folder)
-        on_ready(port)
-        await _asked_to_stop()
-        await status.enter_graceful_shutdown()
-        await server.stop(DRAIN_S)
-    finally:
-        await server.stop(0)
-        pool.close()
-        if own:
-            shutil.rmtree(folder, ignore_errors=True)
+            with _told(job):
+                stream = downloads.media(job, request.offset, self._read)
+                async with contextlib.aclosing(stream):
+                    async for media in stream:
+                        if media is not None:
+                            yield wire.DownloadFilmResponse(media=media)
+                            metrics.bytes_out(len(media.data))
+                        self._board.check_open()
+                yield wire.DownloadFilmResponse(finished=job.finished)
+        finally:
+            job.fetching -= 1
+
+    async def CancelJob(self, request: wire.CancelJobRequest, context: Any) -> wire.CancelJobResponse:
+        del context
+        job = self._find(request.job_id)
+        with _told(job):
+            await self._board.cancel(job)
+            return wire.CancelJobResponse(job=self._board.message(job))
+
+    async def DeleteJob(self, request: wire.DeleteJobRequest, context: Any) -> wire.DeleteJobResponse:
+        del context
+        with contextlib.suppress(errors.NoSuchJob):  # gone already, or another's: there is nothing to tell of it
+            job = self._find(request.job_id)
+            with _told(job):
+                await self._board.delete(job)
+        return wire.DeleteJobResponse()
+
+    async def Colorize(
+        self, requests: AsyncIterator[wire.ColorizeRequest], context: Any
+    ) -> AsyncIterator[wire.ColorizeResponse]:
+        del context
+        incoming = aiter(requests)
+        idle_s = self._board.limits.upload_idle_s
+        with _told():
+            try:
+                async with asyncio.timeout(idle_s):
+                    first = await anext(incoming, None)
+            except TimeoutError:
+                raise errors.BadFilm(f"nothing was sent in {idle_s:g} s: send it again") from None
+            if first is None or first.WhichOneof("request") != "settings":
+                raise errors.BadSettings("the first message of a call must be its settings").at("settings")
+            asked = wire.CreateJobRequest(request_id=str(uuid.uuid4()), settings=first.settings)
+            job = await self._board.create(callers.owner.get(), asked, passing=True)
+            with about(job.id, job.owner):
+                taking = asyncio.create_task(self._take(job, incoming))
+                try:
+                    responses = self._responses(job)
+                    async with contextlib.aclosing(responses):
+                        async for response in responses:
+                            yield response
+                finally:
+                    # Reached at success, failure and when the client is gone (CancelledError): nothing stays behind.
+                    taking.cancel()
+                    with contextlib.suppress(asyncio.CancelledError, Exception):
+                        await taking
+                    await self._board.delete(job)
+
+    async def _take(self, job: Job, incoming: AsyncIterator[wire.ColorizeRequest]) -> None:
+        """The film of a Colorize call. What ends it too early ends the job."""
+        try:
+            taken = self._board.upload(job, incoming, _bare)
+            async with contextlib.aclosing(taken):
+                async for _ in taken:
+                    pass
+            await self._board.commit(job, job.uploaded, None)
+        except errors.ServerUnreachable as silent:
+            fault = silent if self._board.is_draining else errors.BadFilm(f"{silent}: send it again")
+            await self._board.fail(job, fault)
+        except asyncio.CancelledError:
+            raise
+        except Exception as fault:
+            await self._board.fail(job, in_our_words(fault))
+
+    async def _responses(self, job: Job) -> AsyncGenerator[wire.ColorizeResponse, None]:
+        """What there is to say of a Colorize call's job, in one stream."""
+        warned, told = 0, (0, 0)
+        stream = downloads.media(job, 0, self._read)
+        async with contextlib.aclosing(stream):
+            async for media in stream:
+                for warning in job.warnings[warned:]:
+                    warned += 1
+                    yield wire.ColorizeResponse(warning=wire.Warning(text=warning))
+                if told != (told := (job.frames, job.expected)) and job.frames:
+                    progress = wire.Progress(frames=job.frames, frames_expected=job.expected)
+                    yield wire.ColorizeResponse(progress=progress)
+                if media is not None:
+                    yield wire.ColorizeResponse(media=media)
+                    metrics.bytes_out(len(media.data))
+                    job.sent(media.offset + len(media.data))
+        yield wire.ColorizeResponse(finished=job.finished)
+
+    def _find(self, job_id: str) -> Job:
+        return self._board.find(callers.owner.get(), job_id)
+
+    async def _read(self, path: Path, offset: int, length: int) -> bytes:
+        return await self._board.tasks.in_thread(downloads.piece_of, path, offset, length)
 
 
-def _engine(word: str) -> tuple[str, str]:
-    """The engine to serve with, and what it is in words: ready means that it works."""
-    settings = pipeline.decided(pipeline.Settings(engine=word), log.warning)
-    return settings.engine, choice.described(settings.engine)
+def _infos() -> list[wire.ColorizerInfo]:
+    return [wire.ColorizerInfo(name=name, sha256=colorizers.load(name).sha256) for name in colorizers.shipped()]
 
 
-async def _asked_to_stop() -> None:
-    asked = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, asked.set)
-    try:
-        await asked.wait()
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+async def _again(first: wire.UploadFilmRequest, rest: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """A message that was looked at already, and those after it."""
+    yield first
+    async for message in rest:
+        yield message
+
+
+def _bare(request: wire.ColorizeRequest, offset: int) -> bytes:
+    """A Colorize call's bytes: they carry no offset and no checksum. Raises BadSettings."""
+    del offset
+    if request.WhichOneof("request") != "film":
+        raise errors.BadSettings("only the first message of a call holds its settings").at("settings")
+    return request.film
+
+
+@contextlib.contextmanager
+def _told(job: Job | None = None) -> "Any":
+    """Errors in words for people; those that are faults of the server go to its log in full."""
+    with about(job.id, job.owner) if job else contextlib.nullcontext():
+        try:
+            yield
+        except errors.KinochromeError as fault:
+            log.info("refused: %s", fault)
+            raise
+        except Exception as fault:
+            spoken = in_our_words(fault)
+            if isinstance(spoken, errors.ServerFailed):
+                log.exception("a call failed")
+            else:
+                log.warning("a call failed: %s", fault)
+            raise spoken from fault

@@ -74,6 +74,19 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Start:
+    """Nothing but what starts a worker takes: for workers to be there before the first film is."""
+
+    @property
+    def subject(self) -> str:
+        return "a worker's start"
+
+    def run(self, bench: Bench, tell: Callable[[int], None], *, sparing: bool) -> dict[str, Any]:
+        del bench, tell, sparing
+        return {}
+
+
+@dataclass(frozen=True)
 class Probe:
     """Look at a film: gives `Facts.plain`."""
 

@@ -31,7 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[serving.Server]
 def spool_is_empty(server: serving.Server) -> bool:
     """Whether the server has cleared away; it may take a moment after the call's end."""
     for _ in range(100):
-        if not any(server.spool.iterdir()):
+        if not any((server.spool / "jobs").iterdir()):
             return True
         time.sleep(0.1)
     return False
@@ -142,7 +142,7 @@ def test_a_client_that_leaves_leaves_nothing_behind(server: serving.Server, tmp_
         ]
         call = wire_grpc.ColorizerServiceStub(channel).Colorize(iter(requests))
         next(iter(call))
-        assert any(server.spool.iterdir())
+        assert any((server.spool / "jobs").iterdir())
         call.cancel()
     assert spool_is_empty(server)
     with (tmp_path / "out").open("w+b") as sink:  # and the server serves on
@@ -167,7 +167,7 @@ def test_a_slow_client_is_waited_for(server: serving.Server, tmp_path: Path) -> 
 def test_info_and_health(server: serving.Server) -> None:
     info = remote.server_info(server.address)
     assert info.engine == "cpu"
-    assert [colorizer.name for colorizer in info.colorizers] == ["default"]
+    assert "default" in [colorizer.name for colorizer in info.colorizers]
     assert "ffv1" in info.codecs and "mkv" in info.containers
     with grpc.insecure_channel(server.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
@@ -200,7 +200,7 @@ def test_a_server_asked_to_stop_ends_well_and_clears_away(tmp_path: Path) -> Non
             list(call)
         assert server.process.wait(20) == 0
         assert time.monotonic() - started < 15
-        assert not any(server.spool.iterdir())
+        assert not any((server.spool / "jobs").iterdir())
 
 
 @pytest.mark.parametrize(
