@@ -334,7 +334,7 @@ def run(count: int, seed: int, folder: Path, *, clients: int = CLIENTS) -> Tally
     tally, started = Tally(), time.monotonic()
     mark = f"{os.getpid()}-{seed}-{time.time_ns()}"
     environment = {**os.environ, MARK: mark, "XDG_STATE_HOME": str(folder / "state")}
-    (folder / "films").mkdir()
+    (folder / "films").mkdir(parents=True)
     wanted = subjects(folder / "films")
     disk = Disk(folder / "disk")
     try:

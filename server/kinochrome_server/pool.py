@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from kinochrome_proto.errors import BadFilm, Cancelled, KinochromeError, Unusable
+from kinochrome_proto.errors import BadFilm, Cancelled, KinochromeError, ServerFailed, Unusable
 
 from .about import about
 from .inference.host import Gone, Inference, Process
@@ -26,6 +26,9 @@ from .worker_process import UNWATCHED, InferenceDied, Task, Watching, WorkerDied
 __all__ = ["GATHERED", "Task", "Terms", "Turn", "Watching", "WorkerPool", "usable_cores"]
 
 TRIES = 2
+KILLINGS = 6
+"""After so many times that somebody else ended the worker of a task, it is given up: the system may do so for want of
+memory, a person by mistake, and neither says anything about the film."""
 INNOCENT_TRIES = 5
 """Of a task that lost the inference process while that painted for others."""
 GATHERED = frozenset({"cuda", "tensorrt", "tensorrt-native"})
@@ -126,8 +129,8 @@ class WorkerPool:
             turn: for which job. Of jobs that wait, the one goes first whose tasks had least of the workers' time, by
                 weight; tasks of one job go in order.
 
-        The future raises what the task raised; BadFilm when it killed its worker TRIES times, Unusable when it killed
-        the inference process so often.
+        The future raises what the task raised; BadFilm when it crashed its worker TRIES times, Unusable when it crashed
+        the inference process so often, ServerFailed when its worker was killed KILLINGS times.
         """
         errand = _Errand(task, on_frames, cancelled or threading.Event(), turn)
         with self._lock:
@@ -188,11 +191,11 @@ class _Seat:
         self._worker: WorkerProcess | None = None
 
     def do(self, errand: _Errand, is_unwanted: Callable[[_Errand], bool]) -> dict[str, Any]:
-        """Have the task done, in TRIES tries. Raises what it raised, BadFilm, Unusable, Cancelled."""
+        """Have the task done, in TRIES tries. Raises what it raised, BadFilm, Unusable, ServerFailed, Cancelled."""
         session: Session | None = getattr(errand.task, "session", None)
         if session is not None and session.engine not in self._gathers:
             session = None
-        sparing, tries, innocent_tries = False, 0, 0
+        sparing, tries, innocent_tries, killings = False, 0, 0, 0
         while True:
             if is_unwanted(errand):
                 raise Cancelled("cancelled")
@@ -217,10 +220,16 @@ class _Seat:
                     unwanted=lambda: is_unwanted(errand),
                 )
             except WorkerDied as death:
-                tries += 1
                 sparing = True  # it may have been killed for its memory
-                how = f" ({death.how})" if death.how else ""
-                fault = BadFilm(f"{errand.task.subject}: {death.what} {TRIES} times{how}")
+                if death.killed:
+                    killings += 1
+                    fault = ServerFailed(
+                        f"{errand.task.subject}: its worker was killed {KILLINGS} times: is there too little memory?"
+                    )
+                else:
+                    tries += 1
+                    how = f" ({death.how})" if death.how else ""
+                    fault = BadFilm(f"{errand.task.subject}: {death.what} {TRIES} times{how}")
             except MemoryError:
                 self.leave()  # what it holds in caches and arenas may be what the next try needs
                 tries += 1
@@ -240,7 +249,7 @@ class _Seat:
                     f"{errand.task.subject} ({inference.how_it_ended()})"
                 )
             errand.on_frames(-told)
-            if tries == TRIES:
+            if tries == TRIES or killings == KILLINGS:
                 raise fault
 
     def _seated(self, inference: Process | None, turn: Turn, session: Session | None) -> WorkerProcess:

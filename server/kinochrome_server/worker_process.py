@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -56,10 +57,12 @@ class Task(Protocol):
 class WorkerDied(Exception):
     """A worker ended in mid-task, or had to be ended."""
 
-    def __init__(self, what: str, how: str = "") -> None:
+    def __init__(self, what: str, how: str = "", *, killed: bool = False) -> None:
         super().__init__(what)
         self.what, self.how = what, how
-        """In words: "it crashed its worker", "signal 9"."""
+        """In words: "it crashed its worker", "signal 11"."""
+        self.killed = killed
+        """Whether somebody else ended it, a person or the system: no crash of its own ends like that."""
 
 
 class InferenceDied(Exception):
@@ -163,9 +166,10 @@ class WorkerProcess:
         except (EOFError, ConnectionError):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(ENDS_S)  # that it ends is heard before how
+            killed = self._process.returncode in (-signal.SIGKILL, -signal.SIGTERM)  # not by us, which comes now
             self.end()
             self._watching.death()
-            raise WorkerDied("it crashed its worker", self._how_it_ended()) from None
+            raise WorkerDied("it crashed its worker", self._how_it_ended(), killed=killed) from None
         except WorkerDied:
             self.end()
             self._watching.death()

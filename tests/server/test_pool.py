@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from kinochrome_proto.errors import BadFilm, BadSettings, Cancelled
+from kinochrome_proto.errors import BadFilm, BadSettings, Cancelled, ServerFailed
 from kinochrome_server import worker_process
 from kinochrome_server.pipeline import Settings, colorize
-from kinochrome_server.pool import Turn, Watching, WorkerPool
+from kinochrome_server.pool import KILLINGS, Turn, Watching, WorkerPool
 from kinochrome_server.sources import FileSource, GrowingSource, Source
 from tests import films
 from tests.films import Kind
@@ -48,6 +48,11 @@ class Misbehave:
             case "crash once":
                 if tries == 1:
                     os.kill(os.getpid(), signal.SIGSEGV)
+            case "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "killed twice":
+                if tries <= 2:
+                    os.kill(os.getpid(), signal.SIGKILL)
             case "hang":
                 time.sleep(60)
             case "refuse":
@@ -140,6 +145,20 @@ def test_then_a_clear_failure(pool: WorkerPool, tmp_path: Path) -> None:
         attempt(pool, "crash", tmp_path)
     assert len((tmp_path / "note").read_text().splitlines()) == 2
     assert attempt(pool, "nothing", tmp_path)[0]  # of that film alone
+
+
+def test_a_worker_that_somebody_kills_says_nothing_about_the_film(pool: WorkerPool, tmp_path: Path) -> None:
+    _, tries, told = attempt(pool, "killed twice", tmp_path)
+    assert [line.split()[1] for line in tries] == ["False", "True", "True"]  # the system may have been short of memory
+    assert sum(told) == 3
+
+
+def test_but_not_for_ever(pool: WorkerPool, tmp_path: Path) -> None:
+    with pytest.raises(
+        ServerFailed, match=r"^film\.mp4, at 1\.0 s: its worker was killed 6 times: is there too little"
+    ):
+        attempt(pool, "killed", tmp_path)
+    assert len((tmp_path / "note").read_text().splitlines()) == KILLINGS
 
 
 def test_too_little_memory_means_a_sparing_try_and_then_an_error(pool: WorkerPool, tmp_path: Path) -> None:
