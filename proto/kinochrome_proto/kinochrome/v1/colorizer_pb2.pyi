@@ -26,28 +26,37 @@ class _JobState:
 class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     JOB_STATE_UNSPECIFIED: _JobState.ValueType  # 0
+    """Never sent."""
     JOB_STATE_UPLOADING: _JobState.ValueType  # 1
     """Its film is not committed yet; it may be in work all the same."""
     JOB_STATE_QUEUED: _JobState.ValueType  # 2
     """Its film is there, and others are before it."""
     JOB_STATE_RUNNING: _JobState.ValueType  # 3
+    """Its film is there and is being coloured."""
     JOB_STATE_DONE: _JobState.ValueType  # 4
     """The coloured film can be downloaded."""
     JOB_STATE_FAILED: _JobState.ValueType  # 5
+    """It cannot be coloured: `Job.failure` says why."""
     JOB_STATE_CANCELLED: _JobState.ValueType  # 6
+    """Its owner has stopped it."""
 
-class JobState(_JobState, metaclass=_JobStateEnumTypeWrapper): ...
+class JobState(_JobState, metaclass=_JobStateEnumTypeWrapper):
+    """Where a job is on its way."""
 
 JOB_STATE_UNSPECIFIED: JobState.ValueType  # 0
+"""Never sent."""
 JOB_STATE_UPLOADING: JobState.ValueType  # 1
 """Its film is not committed yet; it may be in work all the same."""
 JOB_STATE_QUEUED: JobState.ValueType  # 2
 """Its film is there, and others are before it."""
 JOB_STATE_RUNNING: JobState.ValueType  # 3
+"""Its film is there and is being coloured."""
 JOB_STATE_DONE: JobState.ValueType  # 4
 """The coloured film can be downloaded."""
 JOB_STATE_FAILED: JobState.ValueType  # 5
+"""It cannot be coloured: `Job.failure` says why."""
 JOB_STATE_CANCELLED: JobState.ValueType  # 6
+"""Its owner has stopped it."""
 Global___JobState: _TypeAlias = JobState  # noqa: Y015
 
 @_typing.final
@@ -72,6 +81,7 @@ class Job(_message.Message):
     id: _builtins.str
     """Chosen by the server; letters, digits and hyphens."""
     state: Global___JobState.ValueType
+    """Where it is on its way."""
     uploaded: _builtins.int
     """Bytes of the film that are safe on the server's disk."""
     ahead: _builtins.int
@@ -81,11 +91,15 @@ class Job(_message.Message):
     created_s: _builtins.int
     """When it was created, and when it and its bytes will be removed unless they are fetched before: seconds since 1970."""
     expires_s: _builtins.int
+    """See `created_s`."""
     priority: _builtins.int
+    """As it was asked for."""
     engine: _builtins.str
     """What colours it, in words: "cpu (onnxruntime 1.31.1)"; empty until it runs."""
     @_builtins.property
-    def progress(self) -> Global___Progress: ...
+    def progress(self) -> Global___Progress:
+        """Frames so far. After a restart of the server it counts again, from what was finished."""
+
     @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Warning]:
         """What the user should know; grows at its end."""
@@ -125,12 +139,16 @@ Global___Job: _TypeAlias = Job  # noqa: Y015
 
 @_typing.final
 class Failure(_message.Message):
+    """Why a job has failed."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REASON_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
+    """One of those in errors.py, such as BAD_FILM."""
     text: _builtins.str
+    """A line for people: what, why, and what to do."""
     def __init__(
         self,
         *,
@@ -147,6 +165,8 @@ Global___Failure: _TypeAlias = Failure  # noqa: Y015
 
 @_typing.final
 class CreateJobRequest(_message.Message):
+    """A job that is to be."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
@@ -160,7 +180,9 @@ class CreateJobRequest(_message.Message):
     priority: _builtins.int
     """Jobs of higher priority are begun first and get more of the workers: -10 to 10."""
     @_builtins.property
-    def settings(self) -> Global___Settings: ...
+    def settings(self) -> Global___Settings:
+        """How the film is to be coloured."""
+
     def __init__(
         self,
         *,
@@ -179,11 +201,15 @@ Global___CreateJobRequest: _TypeAlias = CreateJobRequest  # noqa: Y015
 
 @_typing.final
 class CreateJobResponse(_message.Message):
+    """The job, new or found again."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def job(self) -> Global___Job: ...
+    def job(self) -> Global___Job:
+        """As it stands."""
+
     def __init__(
         self,
         *,
@@ -199,10 +225,13 @@ Global___CreateJobResponse: _TypeAlias = CreateJobResponse  # noqa: Y015
 
 @_typing.final
 class GetJobRequest(_message.Message):
+    """Which job is asked about."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
+    """`Job.id`."""
     def __init__(
         self,
         *,
@@ -218,11 +247,15 @@ Global___GetJobRequest: _TypeAlias = GetJobRequest  # noqa: Y015
 
 @_typing.final
 class GetJobResponse(_message.Message):
+    """A job."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def job(self) -> Global___Job: ...
+    def job(self) -> Global___Job:
+        """As it stands."""
+
     def __init__(
         self,
         *,
@@ -238,6 +271,8 @@ Global___GetJobResponse: _TypeAlias = GetJobResponse  # noqa: Y015
 
 @_typing.final
 class ListJobsRequest(_message.Message):
+    """A page of the caller's jobs."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
@@ -262,6 +297,8 @@ Global___ListJobsRequest: _TypeAlias = ListJobsRequest  # noqa: Y015
 
 @_typing.final
 class ListJobsResponse(_message.Message):
+    """A page of the caller's jobs."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     JOBS_FIELD_NUMBER: _builtins.int
@@ -269,7 +306,9 @@ class ListJobsResponse(_message.Message):
     next_page_token: _builtins.str
     """Empty on the last page."""
     @_builtins.property
-    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job]: ...
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job]:
+        """Newest first. A page may hold fewer than were asked for, and not be the last."""
+
     def __init__(
         self,
         *,
@@ -320,6 +359,8 @@ Global___UploadFilmRequest: _TypeAlias = UploadFilmRequest  # noqa: Y015
 
 @_typing.final
 class UploadFilmResponse(_message.Message):
+    """How far an upload has come."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     UPLOADED_FIELD_NUMBER: _builtins.int
@@ -340,13 +381,17 @@ Global___UploadFilmResponse: _TypeAlias = UploadFilmResponse  # noqa: Y015
 
 @_typing.final
 class CommitFilmRequest(_message.Message):
+    """What the film must be."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
+    """`Job.id`."""
     size: _builtins.int
+    """Bytes of the film."""
     sha256: _builtins.bytes
     """SHA-256 of the film, 32 bytes."""
     def __init__(
@@ -366,11 +411,15 @@ Global___CommitFilmRequest: _TypeAlias = CommitFilmRequest  # noqa: Y015
 
 @_typing.final
 class CommitFilmResponse(_message.Message):
+    """The job, whose film is whole."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def job(self) -> Global___Job: ...
+    def job(self) -> Global___Job:
+        """As it stands."""
+
     def __init__(
         self,
         *,
@@ -386,10 +435,13 @@ Global___CommitFilmResponse: _TypeAlias = CommitFilmResponse  # noqa: Y015
 
 @_typing.final
 class WatchJobRequest(_message.Message):
+    """Which job is to be watched."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
+    """`Job.id`."""
     def __init__(
         self,
         *,
@@ -405,11 +457,15 @@ Global___WatchJobRequest: _TypeAlias = WatchJobRequest  # noqa: Y015
 
 @_typing.final
 class WatchJobResponse(_message.Message):
+    """A job that has changed, or the first time as it stands."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def job(self) -> Global___Job: ...
+    def job(self) -> Global___Job:
+        """As it stands."""
+
     def __init__(
         self,
         *,
@@ -425,11 +481,14 @@ Global___WatchJobResponse: _TypeAlias = WatchJobResponse  # noqa: Y015
 
 @_typing.final
 class DownloadFilmRequest(_message.Message):
+    """What is still to be had of a coloured film."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
+    """`Job.id`."""
     offset: _builtins.int
     """Bytes that the client has."""
     def __init__(
@@ -448,14 +507,20 @@ Global___DownloadFilmRequest: _TypeAlias = DownloadFilmRequest  # noqa: Y015
 
 @_typing.final
 class DownloadFilmResponse(_message.Message):
+    """A run of the coloured film, or the proof at its end."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MEDIA_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def media(self) -> Global___Media: ...
+    def media(self) -> Global___Media:
+        """Bytes, and where they belong."""
+
     @_builtins.property
-    def finished(self) -> Global___Finished: ...
+    def finished(self) -> Global___Finished:
+        """The last message."""
+
     def __init__(
         self,
         *,
@@ -474,10 +539,13 @@ Global___DownloadFilmResponse: _TypeAlias = DownloadFilmResponse  # noqa: Y015
 
 @_typing.final
 class CancelJobRequest(_message.Message):
+    """Which job is to be stopped."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
+    """`Job.id`."""
     def __init__(
         self,
         *,
@@ -493,11 +561,15 @@ Global___CancelJobRequest: _TypeAlias = CancelJobRequest  # noqa: Y015
 
 @_typing.final
 class CancelJobResponse(_message.Message):
+    """The job, stopped."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def job(self) -> Global___Job: ...
+    def job(self) -> Global___Job:
+        """As it stands."""
+
     def __init__(
         self,
         *,
@@ -513,10 +585,13 @@ Global___CancelJobResponse: _TypeAlias = CancelJobResponse  # noqa: Y015
 
 @_typing.final
 class DeleteJobRequest(_message.Message):
+    """Which job is to be removed."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
+    """`Job.id`."""
     def __init__(
         self,
         *,
@@ -532,6 +607,8 @@ Global___DeleteJobRequest: _TypeAlias = DeleteJobRequest  # noqa: Y015
 
 @_typing.final
 class DeleteJobResponse(_message.Message):
+    """Nothing is left to tell."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -547,6 +624,8 @@ Global___DeleteJobResponse: _TypeAlias = DeleteJobResponse  # noqa: Y015
 
 @_typing.final
 class GetServerInfoRequest(_message.Message):
+    """Nothing has to be said."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -562,6 +641,8 @@ Global___GetServerInfoRequest: _TypeAlias = GetServerInfoRequest  # noqa: Y015
 
 @_typing.final
 class GetServerInfoResponse(_message.Message):
+    """What a server can do, and with what."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSION_FIELD_NUMBER: _builtins.int
@@ -604,6 +685,8 @@ Global___GetServerInfoResponse: _TypeAlias = GetServerInfoResponse  # noqa: Y015
 
 @_typing.final
 class ColorizerInfo(_message.Message):
+    """A colorizer that a server has."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -665,6 +748,7 @@ class Settings(_message.Message):
     from_us: _builtins.int
     """Where the wanted part of the film starts and ends, in microseconds from its first moment; unset means all of it."""
     to_us: _builtins.int
+    """See `from_us`."""
     keep_color: _builtins.bool
     """Leave shots as they are that are in colour already."""
     deinterlace: _builtins.bool
@@ -769,6 +853,8 @@ Global___Look: _TypeAlias = Look  # noqa: Y015
 
 @_typing.final
 class ColorizeRequest(_message.Message):
+    """The settings, then the film."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SETTINGS_FIELD_NUMBER: _builtins.int
@@ -797,6 +883,8 @@ Global___ColorizeRequest: _TypeAlias = ColorizeRequest  # noqa: Y015
 
 @_typing.final
 class ColorizeResponse(_message.Message):
+    """What there is to say of a film in work."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MEDIA_FIELD_NUMBER: _builtins.int
@@ -804,13 +892,21 @@ class ColorizeResponse(_message.Message):
     WARNING_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def media(self) -> Global___Media: ...
+    def media(self) -> Global___Media:
+        """Bytes of the coloured film, and where they belong."""
+
     @_builtins.property
-    def progress(self) -> Global___Progress: ...
+    def progress(self) -> Global___Progress:
+        """How far it is."""
+
     @_builtins.property
-    def warning(self) -> Global___Warning: ...
+    def warning(self) -> Global___Warning:
+        """What the user should know."""
+
     @_builtins.property
-    def finished(self) -> Global___Finished: ...
+    def finished(self) -> Global___Finished:
+        """The last message."""
+
     def __init__(
         self,
         *,
@@ -843,6 +939,7 @@ class Media(_message.Message):
     figures (duration, index): then runs with earlier offsets come, and replace what was there.
     """
     data: _builtins.bytes
+    """At most 1 MiB."""
     crc32c: _builtins.int
     """CRC-32C of the data."""
     def __init__(
@@ -862,6 +959,8 @@ Global___Media: _TypeAlias = Media  # noqa: Y015
 
 @_typing.final
 class Progress(_message.Message):
+    """How far a film is."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     FRAMES_FIELD_NUMBER: _builtins.int
@@ -892,6 +991,7 @@ class Warning(_message.Message):
 
     TEXT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
+    """A line for people."""
     def __init__(
         self,
         *,
