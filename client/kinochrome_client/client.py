@@ -108,7 +108,7 @@ class AsyncClient:
             film: the black-and-white film.
             out: the coloured one; its ending chooses the container unless the settings do.
             settings: how; every field has a default.
-            priority: jobs of higher priority are begun first and get more of the server: -10 to 10.
+            priority: of your jobs those of higher priority are begun first: -10 to 10.
             overwrite: replace `out` if it exists.
             restart: begin anew, though a run could be carried on.
             on_progress: called some ten times a second at most.

@@ -93,7 +93,7 @@ def colorize(
     tls_key: server_options.TlsKey = None,
     tls_name: server_options.TlsName = "",
     priority: Annotated[
-        int, typer.Option(min=-10, max=10, help="On a server: jobs of higher priority are begun first and get more.")
+        int, typer.Option(min=-10, max=10, help="On a server: of your jobs, those of higher priority are begun first.")
     ] = 0,
     patience: server_options.Patience = 300.0,
 ) -> None:

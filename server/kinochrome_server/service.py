@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import logging
+import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from .about import about
 from .codecs import CODECS, CONTAINERS
 from .jobs import downloads, uploads
 from .jobs.board import Board
-from .jobs.job import Job
-from .refusals import in_our_words
+from .jobs.job import QUEUED, Job
+from .refusals import in_our_words, refuse
 
 SERVICE = "kinochrome.v1.ColorizerService"
 WATCH_S = 0.1
@@ -132,21 +133,43 @@ class ColorizerService(wire_grpc.ColorizerServiceServicer):
     async def DownloadFilm(
         self, request: wire.DownloadFilmRequest, context: Any
     ) -> AsyncIterator[wire.DownloadFilmResponse]:
-        del context
         job = self._find(request.job_id)
         job.fetching += 1
+        job.fetched_at = time.monotonic()
         try:
             with _told(job):
                 stream = downloads.media(job, request.offset, self._read)
                 async with contextlib.aclosing(stream):
                     async for media in stream:
                         if media is not None:
-                            yield wire.DownloadFilmResponse(media=media)
+                            with self._taken(job, context):
+                                yield wire.DownloadFilmResponse(media=media)
                             metrics.bytes_out(len(media.data))
                         self._board.check_open()
                 yield wire.DownloadFilmResponse(finished=job.finished)
         finally:
             job.fetching -= 1
+
+    @contextlib.contextmanager
+    def _taken(self, job: Job, context: Any) -> Iterator[None]:
+        """Around what is sent of a job: a client that does not take it in time is left, and nothing waits for it."""
+        call = asyncio.current_task()
+        idle_s = self._board.limits.upload_idle_s
+
+        async def leave() -> None:
+            text = f"nothing of the download was read in {idle_s:g} s, and it was ended: carry on from where it stopped"
+            log.info("a download was ended: nobody reads it", extra={"job": job.id, "owner": job.owner})
+            with contextlib.suppress(Exception):  # the call may have ended by itself just now
+                await refuse(context, errors.ServerUnreachable(text).retried_in(1))
+            if call:
+                call.cancel()
+
+        late = asyncio.get_running_loop().call_later(idle_s, lambda: self._board.tasks.spawn(leave()))
+        try:
+            yield
+            job.fetched_at = time.monotonic()
+        finally:
+            late.cancel()
 
     async def CancelJob(self, request: wire.CancelJobRequest, context: Any) -> wire.CancelJobResponse:
         del context
@@ -174,7 +197,9 @@ class ColorizerService(wire_grpc.ColorizerServiceServicer):
                 async with asyncio.timeout(idle_s):
                     first = await anext(incoming, None)
             except TimeoutError:
-                raise errors.BadFilm(f"nothing was sent in {idle_s:g} s: send it again") from None
+                raise errors.ServerUnreachable(f"nothing was sent in {idle_s:g} s: send it again").retried_in(
+                    1
+                ) from None
             if first is None or first.WhichOneof("request") != "settings":
                 raise errors.BadSettings("the first message of a call must be its settings").at("settings")
             asked = wire.CreateJobRequest(request_id=str(uuid.uuid4()), settings=first.settings)
@@ -202,8 +227,11 @@ class ColorizerService(wire_grpc.ColorizerServiceServicer):
                     pass
             await self._board.commit(job, job.uploaded, None)
         except errors.ServerUnreachable as silent:
-            fault = silent if self._board.is_draining else errors.BadFilm(f"{silent}: send it again")
-            await self._board.fail(job, fault)
+            idle_s = self._board.limits.upload_idle_s
+            said = f"no more of the film came in {idle_s:g} s, and the call was ended: send it again"
+            await self._board.fail(
+                job, silent if self._board.is_draining else errors.ServerUnreachable(said).retried_in(1)
+            )
         except asyncio.CancelledError:
             raise
         except Exception as fault:
@@ -211,15 +239,17 @@ class ColorizerService(wire_grpc.ColorizerServiceServicer):
 
     async def _responses(self, job: Job) -> AsyncGenerator[wire.ColorizeResponse, None]:
         """What there is to say of a Colorize call's job, in one stream."""
-        warned, told = 0, (0, 0)
+        warned, told = 0, (0, 0, -1)
         stream = downloads.media(job, 0, self._read)
         async with contextlib.aclosing(stream):
             async for media in stream:
                 for warning in job.warnings[warned:]:
                     warned += 1
                     yield wire.ColorizeResponse(warning=wire.Warning(text=warning))
-                if told != (told := (job.frames, job.expected)) and job.frames:
-                    progress = wire.Progress(frames=job.frames, frames_expected=job.expected)
+                now = (job.frames, job.expected, job.ahead)
+                if told != now and (job.frames or job.state == QUEUED):
+                    told = now
+                    progress = wire.Progress(frames=job.frames, frames_expected=job.expected, ahead=job.ahead)
                     yield wire.ColorizeResponse(progress=progress)
                 if media is not None:
                     yield wire.ColorizeResponse(media=media)

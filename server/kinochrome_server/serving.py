@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from .jobs.folders import Spool, default_spool
 from .jobs.limits import Limits
 from .jobs.store import Store
 from .pool import Watching, WorkerPool
+from .refusals import in_our_words, is_disk_full
 from .sandbox import Terms
 from .service import SERVICE, ColorizerService
 from .tls import Files
@@ -75,8 +77,18 @@ async def serve(settings: ServeSettings, *, on_ready: Callable[[int], None] = la
         on_ready: called with the port once a batch has gone through the default colorizer on the engine, and jobs of
             an earlier server are taken up.
 
-    Raises BadSettings when an address, a file or the spool cannot be had, Unusable when the engine cannot.
+    Raises BadSettings when an address, a file or the spool cannot be had, Unusable when the engine cannot; ServerFull,
+    ServerFailed when the spool's disk fails it.
     """
+    try:
+        await _serve(settings, on_ready)
+    except (sqlite3.Error, OSError) as fault:
+        if is_disk_full(fault):
+            raise in_our_words(fault) from fault
+        raise errors.ServerFailed(f"the server cannot go on: {fault}") from fault
+
+
+async def _serve(settings: ServeSettings, on_ready: Callable[[int], None]) -> None:
     logs.configure(settings.log_format)
     known = settings.tokens is not None or bool(settings.tls and settings.tls.client_ca)
     front.check_address(settings.listen, encrypted=settings.tls is not None, known=known)

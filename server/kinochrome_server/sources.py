@@ -74,6 +74,10 @@ class GrowingSource:
         """No more bytes will come: the film is whole."""
         self._complete.touch()
 
+    def carry_on(self) -> None:
+        """It is not whole after all."""
+        self._complete.unlink(missing_ok=True)
+
     def abandon(self) -> None:
         self._abandoned.touch()
 

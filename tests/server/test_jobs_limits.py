@@ -111,7 +111,7 @@ def test_what_nobody_comes_for_is_removed(film: Path, tmp_path: Path) -> None:
         expires = calls.get(done).expires_s
         assert 0 < expires - time.time() < 3
         wait_for(lambda: not calls.jobs().jobs, 20)
-        assert server.left() == []
+        wait_for(lambda: server.left() == [], 20)  # it is no job any more before its bytes are gone
         for job_id in (done, abandoned):
             with refused() as why:
                 calls.get(job_id)
@@ -144,6 +144,20 @@ def test_an_upload_that_stands_still_is_ended_and_can_be_carried_on(film: Path, 
         calls.upload(job.id, data, offset=uploaded)
         calls.commit(job.id, data)
         assert calls.ended(job.id).state == DONE
+
+
+def test_a_download_that_nobody_reads_keeps_nothing(long: Path, tmp_path: Path) -> None:
+    options = ("--upload-idle", "1s", "--keep", "4s")
+    with serving.running(tmp_path, *options) as server, calling(server.address) as calls:
+        done = calls.sent(long.read_bytes(), wire.Settings(codec="ffv1", container="mkv"))
+        assert calls.ended(done).finished.size > 4 << 20, "more than lies on the way"
+        unread = calls.stub.DownloadFilm(wire.DownloadFilmRequest(job_id=done))
+        wait_for(lambda: any("nobody reads it" in line for line in server.said), 20)
+        wait_for(lambda: not calls.jobs().jobs, 20)
+        wait_for(lambda: server.left() == [], 20)  # it is no job any more before its bytes are gone
+        with refused() as why:
+            list(unread)
+        assert why[0].code == grpc.StatusCode.UNAVAILABLE and why[0].retry_s
 
 
 def _silence(over: threading.Event) -> Iterator[wire.UploadFilmRequest]:
@@ -241,6 +255,22 @@ def test_a_full_disk_loses_nothing(long: Path, tmp_path: Path) -> None:
         ballast.unlink()
         assert calls.ended(job_id).state == DONE
         assert calls.fetched(job_id) == coloured_here(long, "mkv")
+
+
+@pytest.mark.slow
+def test_a_server_that_starts_on_a_full_disk_lets_jobs_be_deleted(long: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk, "12m"):
+        with serving.running(disk) as server, calling(server.address) as calls:
+            job_id = calls.sent(long.read_bytes())
+            for job in calls.watch(job_id):
+                if job.progress.frames:
+                    break
+            server.kill()
+        _fill(disk / "ballast")
+        with serving.running(disk) as server, calling(server.address) as calls:
+            calls.delete(job_id)
+            assert server.left() == []
 
 
 @pytest.mark.slow

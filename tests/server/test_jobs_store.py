@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,11 +122,15 @@ asked = st.lists(
 def test_turns_are_fair(waiting: list[Asked], running: list[Asked]) -> None:
     order = in_turn(waiting, running)
     assert sorted(order, key=id) == sorted(waiting, key=id), "each once"
-    assert [job.priority for job in order] == sorted((job.priority for job in waiting), reverse=True)
     for owner in "abcd":
-        for priority in (-1, 0, 3):
-            own = [job.queued_s for job in order if (job.owner, job.priority) == (owner, priority)]
-            assert own == sorted(own), "an owner's own go by age"
+        own = [(-job.priority, job.queued_s) for job in order if job.owner == owner]
+        assert own == sorted(own), "an owner's own go by priority, then by age"
+    in_work = Counter(job.owner for job in running)
+    had = []
+    for job in order:
+        had.append(in_work[job.owner])
+        in_work[job.owner] += 1
+    assert had == sorted(had), "whoever has least in work is next, whatever the priorities"
 
 
 def test_ten_films_of_one_owner_keep_nobody_waiting() -> None:
@@ -135,4 +140,6 @@ def test_ten_films_of_one_owner_keep_nobody_waiting() -> None:
     assert in_turn([*many, one], running=many[:2])[0] == one
     first_two = in_turn([*many, one], running=[one])[:2]
     assert first_two[0] == many[0]
-    assert in_turn([*many, Asked("me", 1, 99.0)])[0].owner == "me"
+    urgent = [Asked("studio", 10, 100.0 + number) for number in range(10)]
+    assert in_turn([*urgent, one])[0] == one, "nor do ten that are urgent"
+    assert in_turn([*many, *urgent])[0] == urgent[0], "of one's own they go first"

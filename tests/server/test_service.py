@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from kinochrome_server.sources import FileSource
 from tests import films
 from tests.films import Kind
 from tests.server import serving
+from tests.server.job_calls import calling, refused
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +149,51 @@ def test_a_client_that_leaves_leaves_nothing_behind(server: serving.Server, tmp_
     assert spool_is_empty(server)
     with (tmp_path / "out").open("w+b") as sink:  # and the server serves on
         assert remote.colorize(server.address, film, sink, wire.Settings()) == 600
+
+
+def test_a_silent_client_is_told_to_try_again(tmp_path: Path) -> None:
+    over = threading.Event()
+
+    def requests(*first: wire.ColorizeRequest) -> Iterator[wire.ColorizeRequest]:
+        yield from first
+        over.wait(30)
+
+    with serving.running(tmp_path, "--upload-idle", "1s") as server, grpc.insecure_channel(server.address) as channel:
+        stub = wire_grpc.ColorizerServiceStub(channel)
+        for first in ([], [wire.ColorizeRequest(settings=wire.Settings()), wire.ColorizeRequest(film=b"to be")]):
+            with refused() as why:
+                list(stub.Colorize(requests(*first)))
+            assert (why[0].code, why[0].reason) == (grpc.StatusCode.UNAVAILABLE, "SERVER_UNREACHABLE")
+            assert why[0].retry_s and "send it again" in why[0].text
+        over.set()
+        assert spool_is_empty(server)
+
+
+def test_a_call_that_waits_is_told_how_many_are_before_it(tmp_path: Path) -> None:
+    film = films.make(tmp_path, Kind("film.mkv", frames=20)).read_bytes()
+    slow = films.make(tmp_path, Kind("slow.mkv", frames=800, gop=25)).read_bytes()
+
+    def call(channel: grpc.Channel) -> Any:
+        requests = [wire.ColorizeRequest(settings=wire.Settings()), wire.ColorizeRequest(film=film)]
+        return wire_grpc.ColorizerServiceStub(channel).Colorize(iter(requests))
+
+    with (
+        serving.running(tmp_path, "--active", "1") as server,
+        grpc.insecure_channel(server.address) as channel,
+        calling(server.address) as calls,
+    ):
+        first = calls.sent(slow, wire.Settings(codec="av1", preset="1"))
+        for job in calls.watch(first):
+            if job.state == wire.JOB_STATE_RUNNING:
+                break
+        next_one = call(channel)
+        assert next(iter(next_one)) == wire.ColorizeResponse(progress=wire.Progress())
+        last = call(channel)
+        assert next(iter(last)).progress == wire.Progress(ahead=1)
+        calls.delete(first)
+        told = [response.progress.ahead for response in last if response.HasField("progress")]
+        assert told[-1] == 0
+        assert list(next_one)[-1].finished.frames == 20
 
 
 def test_a_slow_client_is_waited_for(server: serving.Server, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_a_reader_waits_for_bytes_and_sees_all_of_them(tmp_path: Path) -> None:
     source.finish()
     reader.join(10)
     assert b"".join(got) == whole
-    assert upload.sha256() == hashlib.sha256(whole).digest()
+    assert upload.sha256(threading.Event()) == hashlib.sha256(whole).digest()
     upload.close()
 
 
@@ -96,7 +96,9 @@ def test_what_was_never_acknowledged_goes_when_the_film_is_opened_again(tmp_path
     upload, _ = film_in(tmp_path, len("acknowledged"))
     assert source.path.read_bytes() == b"acknowledged"
     upload.append([b" twice"])
-    assert upload.sha256() == hashlib.sha256(b"acknowledged twice").digest(), "of what an earlier server took, too"
+    assert upload.sha256(threading.Event()) == hashlib.sha256(b"acknowledged twice").digest(), (
+        "of what an earlier server took, too"
+    )
     upload.close()
 
 
@@ -120,7 +122,7 @@ def test_a_write_that_fails_adds_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     assert source.path.read_bytes() == b"here" and upload.size == 4
     upload.append([b" again"])
     assert source.path.read_bytes() == b"here again"
-    assert upload.sha256() == hashlib.sha256(b"here again").digest()
+    assert upload.sha256(threading.Event()) == hashlib.sha256(b"here again").digest()
     upload.close()
 
 

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import re
 import sqlite3
+import threading
 import time
 import uuid
 from collections import Counter
@@ -23,7 +24,7 @@ from .. import metrics, wired
 from ..pool import WorkerPool
 from . import taking_up, uploads
 from .folders import Spool
-from .job import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Job, no_such_job
+from .job import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Job, clean, no_such_job
 from .limits import Limits
 from .places import Hooks, Places
 from .quota import Quota
@@ -73,15 +74,22 @@ class Board:
             Hooks(self._finish, partial(self._end, FAILED), self._make_film),
         )
         self._house: asyncio.Task[None] | None = None
+        self._unnoted: dict[str, dict[str, Any] | None] = {}
+        """Ends of jobs that could not be noted yet: what they ended with, None for a deletion."""
+        self._stop_hashing = threading.Event()
         self.is_draining = False
 
     # ---- taking up and ending
 
     async def begin(self) -> None:
         """Take up what an earlier server left, and keep house from now on."""
-        jobs, forgotten = await self.tasks.in_thread(taking_up.take_up, self._store, self._spool)
-        await self._store.delete(forgotten)
-        await asyncio.gather(*(taking_up.note(self._store, job) for job in jobs))
+        found = await self.tasks.in_thread(taking_up.take_up, self._store, self._spool)
+        try:
+            await taking_up.note(self._store, found)
+        except sqlite3.Error as fault:
+            # A full disk, say: then there must be a server by which something can be deleted.
+            log.warning("what was found in the spool cannot be noted; the next server finds it again: %s", fault)
+        jobs = found.jobs
         self._jobs.update((job.id, job) for job in jobs)
         if jobs:
             log.info("taken up: %s", ", ".join(f"{count} {name}" for name, count in sorted(self._by_state().items())))
@@ -91,6 +99,7 @@ class Board:
     def drain(self) -> None:
         """Take no more: calls under way end, jobs stop where they are. Colorize calls go on until `close`."""
         self.is_draining = self._places.is_draining = True
+        self._stop_hashing.set()
         for job in self._jobs.values():
             if not job.passing:
                 self._places.stop(job, "drain")
@@ -109,9 +118,9 @@ class Board:
         await self._places.end()
         await self._quota.save(self._store)
         await self.tasks.end()
+        await self._note_ends()
         for job in self._jobs.values():
-            if job.writer:
-                job.writer.close()
+            job.close_film()
 
     @property
     def passing(self) -> int:
@@ -225,10 +234,14 @@ class Board:
             self._check_growing(job)
             self._quota.check_more(job, sum(map(len, pieces)))
             writer = await self._writer(job)
-            size = await self.tasks.in_thread(writer.append, pieces)
             now = time.time()
-            if not job.passing:
-                await self._store.update(job.id, uploaded=size, touched_s=now)
+            try:
+                size = await self.tasks.in_thread(writer.append, pieces)
+                if not job.passing:
+                    await self._store.update(job.id, uploaded=size, touched_s=now)
+            except BaseException:
+                job.close_film()  # what came, but could not be noted, comes again
+                raise
             metrics.bytes_in(size - job.uploaded)
             job.uploaded, job.touched_s = size, now
             if job.streamable is None:
@@ -239,7 +252,11 @@ class Board:
 
     async def _make_film(self, job: Job) -> None:
         async with job.uploading:
-            if not job.committed and not job.has_ended and not job.gone:
+            if job.has_ended or job.gone:
+                return
+            if job.committed:
+                await self.tasks.in_thread(job.folder.source(job.film).finish)
+            else:
                 await self._writer(job)
 
     async def _writer(self, job: Job) -> uploads.FilmFile:
@@ -273,41 +290,54 @@ class Board:
             if size > job.uploaded:
                 raise errors.WrongOffset(f"{job.uploaded} of {size} bytes are here: carry on from there").at("size")
             writer = await self._writer(job)
-            is_whole = sha256 is None or (size == job.uploaded and await self.tasks.in_thread(writer.sha256) == sha256)
+            is_whole = sha256 is None or (size == job.uploaded and await self._sha256(writer) == sha256)
             if is_whole:
-                now = time.time()
-                await self._store.update(job.id, committed=1, sha256=sha256, state=QUEUED, queued_s=now, touched_s=now)
+                now, source = time.time(), job.folder.source(job.film)
+                await self.tasks.in_thread(source.finish)
+                try:
+                    await self._store.update(
+                        job.id, committed=1, sha256=sha256, state=QUEUED, queued_s=now, touched_s=now
+                    )
+                except BaseException:
+                    await self.tasks.in_thread(source.carry_on)
+                    raise
                 job.committed, job.sha256, job.state, job.queued_s, job.touched_s = True, sha256, QUEUED, now, now
-                await self.tasks.in_thread(job.folder.source(job.film).finish)
-                writer.close()
-                job.writer = None
+                job.close_film()
         if not is_whole:
             await self._begin_anew(job)
             raise errors.DamagedOnTheWay(
                 "the film arrived otherwise than it was sent, or changed meanwhile: send it again from the start"
             )
-        if self._places.has(job):
+        if self._places.has(job) and job.state == QUEUED:  # a clip may be done by now
             job.state = RUNNING
         job.retry_at = 0
         self._end_upload(job, errors.WrongOffset("the film is whole: nothing more is taken"))
         job.touch()
         self._places.schedule()
 
+    async def _sha256(self, writer: uploads.FilmFile) -> bytes:
+        try:
+            return await self.tasks.in_thread(writer.sha256, self._stop_hashing)
+        except errors.Cancelled:
+            raise _stopping() from None
+
     async def _begin_anew(self, job: Job) -> None:
         """Forget the film and all that was made of it. Without the job's lock: its run may want that to end."""
-        await self._places.halt(job, "anew")
+        with job.held_back():
+            await self._places.halt(job, "anew")
+            await self._forget_film(job)
+        job.touch()
+
+    async def _forget_film(self, job: Job) -> None:
         async with job.uploading:
             if job.gone or job.has_ended or job.committed:
                 return
             self._end_upload(job, errors.DamagedOnTheWay("the film has to be sent again from the start"))
-            if job.writer:
-                job.writer.close()
-                job.writer = None
+            job.close_film()
             await self._store.update(job.id, film=job.film + 1, uploaded=0, segments=0, deaths=0)
             job.film, job.uploaded, job.coloured, job.frames, job.segments = job.film + 1, 0, 0, 0, 0
             job.streamable = None
             await self.tasks.in_thread(job.folder.only)
-        job.touch()
 
     async def cancel(self, job: Job) -> None:
         """Stop it for good; once this returns nothing works for it. One that has ended stays as it is."""
@@ -330,16 +360,8 @@ class Board:
         job.touch()
         await self._places.halt(job, "delete")
         async with job.uploading:
-            if job.writer:
-                job.writer.close()
-                job.writer = None
-            try:
-                await self._store.delete([job.id])
-            except sqlite3.Error as fault:
-                # A full disk has no room even for noting that there is more: the film makes some.
-                log.warning("deleted before that could be noted: %s", fault, extra={"job": job.id})
-                await self.tasks.in_thread(job.folder.remove)
-                await self._store.delete([job.id])
+            job.close_film()
+            await self._note_end(job, None)
             await self.tasks.in_thread(job.folder.remove)
         self._jobs.pop(job.id, None)
         self._places.schedule()
@@ -397,30 +419,54 @@ class Board:
     async def _end(self, state: int, job: Job, error: errors.KinochromeError | None = None) -> None:
         """Let it end without a film."""
         self._end_upload(job, error or errors.Cancelled("the job was cancelled"))
-        await self._places.halt(job, "cancel")
-        if job.has_ended or job.gone:
-            return
+        with job.held_back():
+            await self._places.halt(job, "cancel")
+            await self._note_failure(state, job, error)
+        self._places.schedule()
+
+    async def _note_failure(self, state: int, job: Job, error: errors.KinochromeError | None) -> None:
         values: dict[str, Any] = {"state": state, "running": 0, "touched_s": time.time(), "warnings": job.warnings}
-        values |= {"reason": error.reason, "failure": str(error)} if error else {}
+        values |= {"reason": error.reason, "failure": clean(str(error))} if error else {}
         async with job.uploading:
             if job.has_ended or job.gone:
                 return
-            if job.writer:
-                job.writer.close()
-                job.writer = None
-            try:
-                await self._store.update(job.id, **values)
-            except sqlite3.Error:
-                await self.tasks.in_thread(job.folder.remove)  # makes room for the note
-                await self._store.update(job.id, **values)
+            job.close_film()
+            await self._note_end(job, values)
             job.state, job.touched_s, job.coloured, job.passing_bytes = state, values["touched_s"], 0, 0
             if error:
-                job.reason, job.failure = error.reason, str(error)
+                job.reason, job.failure, job.retry_s = error.reason, values["failure"], error.retry_s
             await self.tasks.in_thread(job.folder.remove)
         metrics.job_ended(wire.JobState.Name(job.message(0).state).removeprefix("JOB_STATE_"), job.reason)
         log.info("ended: %s", error or "cancelled", extra={"job": job.id, "owner": job.owner})
         job.touch()
-        self._places.schedule()
+
+    async def _note_end(self, job: Job, values: dict[str, Any] | None) -> None:
+        """Note what a job ended with, None for its deletion; what cannot be noted yet is noted later.
+
+        A server that dies before finds a job without a folder, and forgets it.
+        """
+        try:
+            await self._store_end(job.id, values)
+        except sqlite3.Error as fault:
+            # A full disk has no room even for noting that there is more: the film makes some.
+            log.warning("ended before that could be noted: %s", fault, extra={"job": job.id})
+            await self.tasks.in_thread(job.folder.remove)
+            self._unnoted[job.id] = values
+            await self._note_ends()
+
+    async def _note_ends(self) -> None:
+        for job_id, values in list(self._unnoted.items()):
+            with contextlib.suppress(sqlite3.Error):
+                await self._store_end(job_id, values)
+                if self._unnoted.get(job_id, "") == values:
+                    del self._unnoted[job_id]
+
+    async def _store_end(self, job_id: str, values: dict[str, Any] | None) -> None:
+        if values is None:
+            await self._store.delete([job_id])
+            self._unnoted.pop(job_id, None)
+        else:
+            await self._store.update(job_id, **values)
 
     def _end_upload(self, job: Job, error: errors.KinochromeError) -> None:
         if job.upload and not job.upload.done():
@@ -434,6 +480,7 @@ class Board:
             await asyncio.sleep(KEEP_HOUSE_S)
             try:
                 self._expire()
+                await self._note_ends()
                 self._places.free_stalled()
                 if (now := time.monotonic()) - measured > MEASURE_S:
                     measured = now
@@ -452,7 +499,8 @@ class Board:
         now = time.time()
         for job in list(self._jobs.values()):
             expires = self._expires_s(job)
-            wanted = job.fetching or (job.upload is not None and not job.upload.done()) or job.passing
+            fetched = job.fetching and time.monotonic() - job.fetched_at < self.limits.upload_idle_s
+            wanted = fetched or (job.upload is not None and not job.upload.done()) or job.passing
             if expires and expires < now and not wanted and not job.gone:
                 log.info("has expired", extra={"job": job.id, "owner": job.owner})
                 self.tasks.spawn(self._delete(job))
@@ -465,9 +513,13 @@ class Board:
         used = self._quota.spool_bytes
         metrics.spool(used, self.limits.spool_bytes)
         metrics.jobs(self._by_state())
-        running = sorted((job for job in self._places.taken if not job.has_ended), key=lambda job: job.queued_s)
+        # What has grown most makes the most room: of its own coloured film, which is made again from segments.
+        running = sorted((job for job in self._places.taken if not job.has_ended), key=lambda job: -job.grown)
         if used > self.limits.spool_bytes and running:
-            self._places.stop(running[-1], "full")
+            self._places.stop(running[0], "full")
+        for owner in {job.owner for job in running}:
+            if self._quota.holds_too_much(owner):
+                self._places.stop(next(job for job in running if job.owner == owner), "owner")
 
     def _by_state(self) -> dict[str, int]:
         names = Counter(wire.JobState.Name(job.state) for job in self._jobs.values())  # type: ignore[arg-type]

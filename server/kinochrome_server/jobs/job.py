@@ -1,8 +1,9 @@
 """A job as the event loop knows it. Nothing here is touched by another thread."""
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -77,9 +78,13 @@ class Job:
     uploading: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by whoever writes, commits or begins the film anew."""
     fetching: int = 0
-    """Downloads under way: it does not expire meanwhile."""
+    """Downloads under way: it does not expire while they bring anything."""
     streamable: bool | None = False
     """Whether colouring can begin before the film is whole; None while that is not known."""
+    given: int = 0
+    """Of a Colorize call: bytes of the coloured film that its client has."""
+    fetched_at: float = 0.0
+    """On the monotonic clock: when a download last brought bytes to its client."""
     ahead: int = 0
     passing_bytes: int = 0
     """Of finished segments, as last measured."""
@@ -91,8 +96,16 @@ class Job:
     """Tries that failed in a way that may pass."""
     gone: bool = False
     """Deleted: calls that still know it end."""
+    ending: int = 0
+    """How many are about to end it, or to begin it anew: it is not begun meanwhile."""
+    anew: bool = False
+    """What its journal holds is of no use: the next run throws it away."""
     put_off: int = 0
     """How often it had to wait for room."""
+    overflows: int = 0
+    """How often it was stopped because the spool was full."""
+    retry_s: float | None = None
+    """Of one that failed: after which trying again may help."""
     version: int = 0
     _waiters: "set[asyncio.Future[None]]" = field(default_factory=set)
 
@@ -121,7 +134,7 @@ class Job:
     def stored(self) -> int:
         """Bytes in the spool."""
         film = 0 if self.has_ended else self.uploaded
-        return film + self.coloured + self.passing_bytes
+        return film + self.grown
 
     @property
     def reserved(self) -> int:
@@ -147,14 +160,35 @@ class Job:
                 self._waiters.discard(waiter)
         return self.version
 
+    @property
+    def grown(self) -> int:
+        """Bytes in the spool that its colouring has made so far."""
+        return self.coloured + self.passing_bytes
+
+    def close_film(self) -> None:
+        """Nothing is written to its film now; what was not acknowledged is cut off when it is opened again."""
+        if self.writer:
+            self.writer.close()
+            self.writer = None
+
+    @contextlib.contextmanager
+    def held_back(self) -> Iterator[None]:
+        """It is not begun meanwhile."""
+        self.ending += 1
+        try:
+            yield
+        finally:
+            self.ending -= 1
+
     def sent(self, size: int) -> None:
         """Of a Colorize call: its client has so much of the coloured film."""
+        self.given = size
         if self.run:
             self.run.sent(size)
 
     def warn(self, text: str) -> None:
         """Keep a warning, once: a run that begins anew says all of them again."""
-        text = text[:MAX_WARNING]
+        text = clean(text)[:MAX_WARNING]
         if text not in self.warnings and len(self.warnings) < MAX_WARNINGS:
             self.warnings.append(text)
 
@@ -164,7 +198,8 @@ class Job:
             return no_such_job(self.id)
         if self.state == CANCELLED:
             return errors.Cancelled("the job was cancelled")
-        return errors.BY_REASON.get(self.reason, errors.ServerFailed)(self.failure)
+        error = errors.BY_REASON.get(self.reason, errors.ServerFailed)(self.failure)
+        return error if self.retry_s is None else error.retried_in(self.retry_s)
 
     def message(self, expires_s: float) -> wire.Job:
         """The job for its owner."""
@@ -183,6 +218,11 @@ class Job:
             priority=self.priority,
             engine=self.engine,
         )
+
+
+def clean(text: str) -> str:
+    """A text that a database and the wire take: workers read strangers' films, and what they say may be no text."""
+    return text.encode(errors="replace").decode()
 
 
 def no_such_job(job_id: str) -> errors.NoSuchJob:

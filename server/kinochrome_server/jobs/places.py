@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 
 from kinochrome_proto import errors
@@ -20,13 +21,14 @@ from kinochrome_proto.kinochrome.v1 import colorizer_pb2 as wire
 from .. import metrics, wired
 from ..about import about
 from ..pool import WorkerPool
-from ..refusals import in_our_words, is_disk_full
+from ..refusals import FULL_RETRY_S, in_our_words, is_disk_full
 from ..turns import Turn
 from .job import QUEUED, RUNNING, UPLOADING, Job
 from .queue import in_turn
 from .quota import Quota
 from .runner import Coloured, News, Order, Run
 from .store import Store
+from .taking_up import WARY_DEATHS
 from .tasks import Tasks
 
 MOST_FAULTS = 3
@@ -39,6 +41,8 @@ WAITS_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Between tries of a job that found the disk full, or failed in a way that may pass."""
 FOR_GOOD = ("cancel", "delete", "anew")
 """Reasons to stop after which whoever stopped the job goes on with it."""
+MOST_OVERFLOWS = 20
+"""Times that a job is stopped because the spool is full; then it is given up: it may be what fills it."""
 
 log = logging.getLogger(__name__)
 
@@ -103,10 +107,12 @@ class Places:
         now = time.monotonic()
         waiting = [job for job in self._jobs.values() if job.state == QUEUED and self._may_begin(job)]
         free = self._count - len(self._placed)
+        alone = any(map(_is_wary, self._placed))
         ahead = wanting = 0
-        for job in in_turn(waiting, self._placed):
-            if job.retry_at <= now and free > 0:
+        for job in sorted(in_turn(waiting, self._placed), key=_is_wary):
+            if job.retry_at <= now and free > 0 and not alone and not (_is_wary(job) and self._placed):
                 free -= 1
+                alone = _is_wary(job)
                 self._begin(job)
                 continue
             wanting += job.retry_at <= now
@@ -118,7 +124,7 @@ class Places:
             starved = [job for job in self._placed if not job.committed and now - job.moved_at > STARVED_S]
             for job in starved[:wanting]:
                 self.stop(job, "starved")
-        elif free > 0:
+        elif free > 0 and not alone:
             growing = [job for job in self._jobs.values() if self._can_begin_early(job, now)]
             for job in in_turn(growing, self._placed)[:free]:
                 self._begin(job)
@@ -161,12 +167,13 @@ class Places:
         return job in self._stopping
 
     def _may_begin(self, job: Job) -> bool:
-        return not job.gone and job not in self._placed and (job.passing or not self.is_draining)
+        return not job.gone and not job.ending and job not in self._placed and (job.passing or not self.is_draining)
 
     def _can_begin_early(self, job: Job, now: float) -> bool:
         return (
             job.state == UPLOADING
             and bool(job.streamable)
+            and not _is_wary(job)
             and self._may_begin(job)
             and job.upload is not None
             and not job.upload.done()
@@ -198,6 +205,11 @@ class Places:
                 # What the film came to could not be noted: it is coloured again from its journal, and noted then.
                 log.warning("cannot be noted, and is tried again: %s", fault)
                 _put_off(job)
+                job.faults += not is_disk_full(fault)
+                if job.faults >= MOST_FAULTS and not job.has_ended:
+                    log.error("is given up", exc_info=fault)
+                    text = "the server cannot note what became of the film; its log says why"
+                    await self._hooks.failed(job, errors.ServerFailed(text))
             finally:
                 del self._placed[job]
                 self._stopping.pop(job, None)
@@ -219,16 +231,25 @@ class Places:
             "engine": self._engine[1],
             "version": version("kinochrome"),
         }
-        turn = Turn(job.id, weight=round(2 ** ((job.priority + 10) / 4)))
+        # Less than others if its owner says so, never more: what is more for one is less for other owners.
+        turn = Turn(job.id, weight=round(2 ** ((min(job.priority, 0) + 10) / 4)))
+        restart, job.anew = job.anew, False
         order = Order(
-            job.id, job.owner, job.folder, job.folder.source(job.film), given, identity, not job.passing, turn
+            job.id, job.owner, job.folder, job.folder.source(job.film), given, identity, not job.passing, turn, restart
         )
-        job.run = run = Run(order, self._pool, lambda news: self._hear(job, run, news))
+        job.run = run = Run(order, self._pool, lambda news: self._hear(job, run, news), job.given)
         if job in self._stopping:
             raise errors.Cancelled("cancelled")
         log.info("is coloured")
         run.start(self._threads)
-        return await run.future
+        try:
+            return await run.future
+        except errors.OutputInTheWay as fault:
+            # Of another engine's version, say. What is kept there is of no use, and nobody's to ask about.
+            if restart:
+                raise RuntimeError("the journal cannot even be begun anew") from fault
+            job.anew, job.segments = True, 0
+            raise
 
     def _hear(self, job: Job, run: Run, news: News) -> None:
         """What is new of a run."""
@@ -256,15 +277,24 @@ class Places:
         if why in FOR_GOOD:
             return
         if isinstance(outcome, Coloured):
-            job.put_off = job.faults = 0
             return await self._hooks.done(job, outcome)
         if why == "quota":
             return await self._hooks.failed(job, self._quota.too_many_pixels())
+        if why == "owner" and (reached := self._quota.holds_too_much(job.owner)):
+            return await self._hooks.failed(job, reached)
         if why == "full" or is_disk_full(outcome):
+            job.overflows += why == "full"
+            if error := self._quota.never_fits(job) or (_no_room() if job.overflows >= MOST_OVERFLOWS else None):
+                return await self._hooks.failed(job, error)
             log.warning("waits: there is no room for what is coloured")
+            job.coloured = 0
+            # It is made again from the segments, which stay.
+            await self._tasks.in_thread(partial(job.folder.coloured.unlink, missing_ok=True))
             _put_off(job)
         elif why:
             log.info("stops here for now (%s): what is finished is kept", why)
+        elif isinstance(outcome, errors.OutputInTheWay):
+            log.info("begins anew, for what is kept of it is of no use here: %s", outcome)
         elif isinstance(outcome, errors.KinochromeError) and not isinstance(outcome, errors.Cancelled):
             return await self._hooks.failed(job, outcome)
         else:
@@ -275,6 +305,15 @@ class Places:
             _put_off(job)
         if not job.passing:
             await self._store.update(job.id, running=0, deaths=job.deaths, segments=job.segments)
+
+
+def _is_wary(job: Job) -> bool:
+    """Whether its film may be what kills servers: it is coloured while no other is, which would count as killed too."""
+    return job.deaths >= WARY_DEATHS
+
+
+def _no_room() -> errors.KinochromeError:
+    return errors.ServerFull("the server has no room for what is coloured: try again later").retried_in(FULL_RETRY_S)
 
 
 def _put_off(job: Job) -> None:

@@ -1,4 +1,4 @@
-"""Who is next: higher priority first, then owners in turn, then age."""
+"""Who is next: owners in turn, then the higher priority of an owner's own, then age."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ class Waiting(Protocol):
 
     @property
     def priority(self) -> int:
-        """Higher is begun first."""
+        """Of an owner's jobs, higher is begun first."""
 
     @property
     def queued_s(self) -> float:
@@ -27,20 +27,13 @@ JobT = TypeVar("JobT", bound=Waiting)
 def in_turn(waiting: Iterable[JobT], running: Iterable[Waiting] = ()) -> Sequence[JobT]:
     """The waiting jobs in the order in which they will be begun if nothing else comes.
 
-    Of equal priority, the next is always one of the owner who has least in work or before it, then the oldest: ten
-    films of one owner do not keep the first film of another waiting.
+    The next is always one of the owner who has least in work or before it: ten films of one owner do not keep the first
+    film of another waiting, whatever their priority. Of an owner's own that of the highest priority comes first, then
+    the oldest.
     """
-    in_work = Counter(job.owner for job in running)
-    order: list[JobT] = []
-    by_priority: dict[int, list[JobT]] = {}
-    for job in waiting:
-        by_priority.setdefault(job.priority, []).append(job)
-    for priority in sorted(by_priority, reverse=True):
-        ranked: list[tuple[int, float, int, JobT]] = []
-        before = Counter(in_work)
-        for number, job in enumerate(sorted(by_priority[priority], key=lambda job: job.queued_s)):
-            ranked.append((before[job.owner], job.queued_s, number, job))
-            before[job.owner] += 1
-        in_work = before
-        order += [job for *_, job in sorted(ranked, key=lambda entry: entry[:3])]
-    return order
+    before = Counter(job.owner for job in running)
+    ranked: list[tuple[int, float, int, JobT]] = []
+    for number, job in enumerate(sorted(waiting, key=lambda job: (-job.priority, job.queued_s))):
+        ranked.append((before[job.owner], job.queued_s, number, job))
+        before[job.owner] += 1
+    return [job for *_, job in sorted(ranked, key=lambda entry: entry[:3])]

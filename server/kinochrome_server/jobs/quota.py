@@ -34,7 +34,15 @@ class Quota:
     @property
     def spool_bytes(self) -> int:
         """Bytes in the spool."""
-        return sum(job.stored for job in self._jobs.values())
+        return sum(job.stored for job in self._jobs.values() if not job.gone)
+
+    def holds_too_much(self, owner: str) -> errors.QuotaReached | None:
+        """Why no more may be made for an owner, if its jobs take more than they may, with what was made of them."""
+        try:
+            self._check_bytes(sum(job.stored for job in self._of(owner)), 0)
+        except errors.QuotaReached as reached:
+            return reached
+        return None
 
     def check_new(self, owner: str, film_size: int, free: int) -> None:
         """Whether there may be one more job.
@@ -86,6 +94,14 @@ class Quota:
         return errors.QuotaReached(
             f"{self._limits.owner_pixels} pixels a day are as many as are coloured for you here: try again tomorrow"
         ).retried_in(3600)
+
+    def never_fits(self, job: Job) -> errors.ServerFull | None:
+        """Why a job cannot be coloured here, if what it takes by itself is more than the spool may hold."""
+        if job.stored <= self._limits.spool_bytes:
+            return None
+        return errors.ServerFull(
+            f"film and coloured film take more than the {self._limits.spool_bytes} bytes that this server has for all"
+        )
 
     async def save(self, store: Store) -> None:
         """Keep what was coloured for the next server; what cannot be written now is written the next time."""

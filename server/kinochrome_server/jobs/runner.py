@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
-from kinochrome_proto.errors import Cancelled, OutputInTheWay
+from kinochrome_proto.errors import Cancelled
 
 from .. import pipeline, tracing
 from ..about import about
+from ..durable import to_disk
 from ..facts import Facts
 from ..journal import Journal
 from ..pool import WorkerPool
@@ -42,6 +43,8 @@ class Order:
     durable: bool
     """Whether finished segments are kept, so that the next run carries on."""
     turn: Turn
+    restart: bool = False
+    """Whether what an earlier run left in the journal is thrown away."""
 
 
 @dataclass(frozen=True)
@@ -66,23 +69,31 @@ class News:
     pixels: int = 0
     """Of a frame."""
     segments: int = 0
-    """Finished ones that the journal held when the run began."""
+    """Finished ones that the journal holds."""
     warnings: tuple[str, ...] = ()
 
 
 class Run:
     """One colouring of a job. Made and asked on the event loop; colours in a thread."""
 
-    def __init__(self, order: Order, pool: WorkerPool, on_news: Callable[[News], None]) -> None:
-        """`on_news`: called on the event loop, soon after something has happened, never for each thing apart."""
+    def __init__(self, order: Order, pool: WorkerPool, on_news: Callable[[News], None], sent: int = 0) -> None:
+        """
+        Args:
+            order: what.
+            pool: the workers.
+            on_news: called on the event loop, soon after something has happened, never for each thing apart.
+            sent: of a film that goes as it is sent: what its client has of it already, by a run before this one.
+        """
         self.order, self._pool, self._on_news = order, pool, on_news
         self._loop = asyncio.get_running_loop()
         self._cancelled = threading.Event()
         self._lock = threading.Lock()
         self._news = News()
         self._told = True
-        self._sent = 0
+        self._sent = sent
         """Of a film that goes as it is sent: how far that has come."""
+        self._gave_up_at = -1
+        """How far it had come when its client was waited for in vain; it is not waited for again before it moves."""
         self.charged = 0
         """Frames that its owner has been charged for."""
         self.future: asyncio.Future[Coloured]
@@ -118,20 +129,18 @@ class Run:
             if not order.durable:
                 order.folder.journal.mkdir(exist_ok=True)
                 return self._with(None)
-            try:
-                with Journal(order.folder.journal, order.identity) as journal:
-                    return self._with(journal)
-            except OutputInTheWay:
-                # Of another engine's version, say. What is kept there is of no use, and nobody's to ask about.
-                self._tell(frames=0, resumed=0, coloured=0)
-                with Journal(order.folder.journal, order.identity, restart=True) as journal:
-                    return self._with(journal)
+            with Journal(order.folder.journal, order.identity, restart=order.restart) as journal:
+                return self._with(journal)
         finally:
             abandoned.unlink(missing_ok=True)
 
     def _with(self, journal: Journal | None) -> Coloured:
         order = self.order
-        self._tell(segments=len(journal.records) if journal else 0)
+
+        def on_progress(frames: int, expected: int) -> None:
+            self._tell(frames=frames, expected=expected, segments=len(journal.records) if journal else 0)
+
+        on_progress(0, 0)
         with ColouredFile(order.folder.coloured, lambda size: self._tell(coloured=size), self._room) as sink:
             report = pipeline.colorize(
                 order.source,
@@ -139,7 +148,7 @@ class Run:
                 order.settings,
                 on_engine=lambda words: self._tell(engine=words),
                 on_facts=self._on_facts,
-                on_progress=lambda frames, expected: self._tell(frames=frames, expected=expected),
+                on_progress=on_progress,
                 on_resumed=lambda frames: self._tell(resumed=frames),
                 on_warning=self._warn,
                 cancelled=self._cancelled,
@@ -151,6 +160,7 @@ class Run:
             )
             if order.durable:
                 sink.to_disk()
+                to_disk(order.folder.path)  # the file's name as well: what it was made of is deleted next
             return Coloured(report.frames, sink.size, sink.digest(self._cancelled), sink.patches)
 
     def _on_facts(self, facts: Facts) -> None:
@@ -161,11 +171,13 @@ class Run:
         if self.order.durable:
             return
         seen, since = self._sent, time.monotonic()
-        while size - self._sent > AHEAD_BYTES and time.monotonic() - since < SLOW_S:
+        while size - self._sent > AHEAD_BYTES and self._sent != self._gave_up_at:
             if self._cancelled.wait(0.05):
                 raise Cancelled("cancelled")
             if self._sent != seen:
                 seen, since = self._sent, time.monotonic()
+            elif time.monotonic() - since >= SLOW_S:
+                self._gave_up_at = seen
 
     def _warn(self, text: str) -> None:
         with self._lock:

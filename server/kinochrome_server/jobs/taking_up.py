@@ -1,8 +1,11 @@
 """Jobs as an earlier server left them, however it ended: what the database and the disk say, brought together."""
 
+import asyncio
 import contextlib
 import logging
 import time
+from dataclasses import dataclass, field
+from typing import Any
 
 from kinochrome_proto import errors
 
@@ -13,40 +16,48 @@ from .store import Store
 MOST_DEATHS = 20
 """Servers that may die in mid-job, one after the other, with not one segment more: then the job is given up."""
 WARY_DEATHS = 5
-"""From so many on the job waits longer each time: if it is its film that kills them, others get done meanwhile."""
+"""From so many on the job waits longer each time, and is coloured alone: its film may be what kills them."""
+
+_NOTED = ("state", "reason", "failure", "deaths", "segments", "uploaded", "touched_s")
 
 log = logging.getLogger(__name__)
 
 
-def take_up(store: Store, spool: Spool) -> tuple[list[Job], list[str]]:
-    """The jobs that go on, and the ids of those that are to be forgotten. Blocks. Nothing else is left in the spool."""
-    jobs: list[Job] = []
-    forgotten: list[str] = []
+@dataclass
+class Found:
+    """What an earlier server left."""
+
+    jobs: list[Job] = field(default_factory=list)
+    """Those that go on."""
+    changes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By job: what the database is to know of it now."""
+    forgotten: list[str] = field(default_factory=list)
+    """Jobs that do not."""
+
+
+def take_up(store: Store, spool: Spool) -> Found:
+    """What an earlier server left; nothing else is in the spool afterwards. Blocks. Raises sqlite3.Error, OSError."""
+    found = Found()
     for row in store.jobs():
         job = Job.of(row, spool.job(row["id"]))
         if not job.passing and _goes_on(job, was_running=bool(row["running"])):
-            jobs.append(job)
+            found.jobs.append(job)
+            now = {name: getattr(job, name) for name in _NOTED} | {"running": 0}
+            if changes := {name: value for name, value in now.items() if row[name] != value}:
+                found.changes[job.id] = changes
         else:
-            forgotten.append(job.id)
-    kept = {job.id for job in jobs if job.state not in (FAILED, CANCELLED)}
+            found.forgotten.append(job.id)
+    kept = {job.id for job in found.jobs if job.state not in (FAILED, CANCELLED)}
     for name in spool.sweep(kept):
         log.info("cleared away what a server left behind: %s", name)
-    return jobs, forgotten
+    return found
 
 
-async def note(store: Store, job: Job) -> None:
-    """Bring the database up to what was found."""
-    await store.update(
-        job.id,
-        state=job.state,
-        reason=job.reason,
-        failure=job.failure,
-        running=0,
-        deaths=job.deaths,
-        segments=job.segments,
-        uploaded=job.uploaded,
-        touched_s=job.touched_s,
-    )
+async def note(store: Store, found: Found) -> None:
+    """Bring the database up to what was found. Raises sqlite3.Error."""
+    if found.forgotten:
+        await store.delete(found.forgotten)
+    await asyncio.gather(*(store.update(job_id, **changes) for job_id, changes in found.changes.items()))
 
 
 def _goes_on(job: Job, *, was_running: bool) -> bool:
@@ -57,7 +68,9 @@ def _goes_on(job: Job, *, was_running: bool) -> bool:
             return False
         job.folder.only(job.folder.coloured)
     elif not job.has_ended:
-        job.folder.make()
+        if not job.folder.path.exists():
+            log.warning("its folder is gone: it was ended or deleted", extra={"job": job.id})
+            return False
         job.coloured, job.state = 0, QUEUED if job.committed else UPLOADING
         if error := _film_is_lost(job) or (_counted_death(job) if was_running else None):
             job.state, job.reason, job.failure, job.touched_s = FAILED, error.reason, str(error), time.time()
@@ -73,9 +86,7 @@ def _film_is_lost(job: Job) -> errors.KinochromeError | None:
         if job.committed:
             return errors.ServerFailed("the server lost the film: send it again")
         job.uploaded = there
-    if job.committed:
-        source.finish()
-    else:
+    if not job.committed:
         job.streamable = None
     return None
 

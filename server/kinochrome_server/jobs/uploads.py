@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -65,9 +66,11 @@ class FilmFile:
         self.size = end
         return end
 
-    def sha256(self) -> bytes:
-        """Of all of it. What was uploaded to an earlier server is read again."""
+    def sha256(self, stop: threading.Event) -> bytes:
+        """Of all of it. What was uploaded to an earlier server is read again. Raises Cancelled once `stop` is set."""
         while self._hashed < self.size and (data := os.pread(self._file, 1 << 20, self._hashed)):
+            if stop.is_set():
+                raise errors.Cancelled("the server is being stopped")
             self._digest.update(data)
             self._hashed += len(data)
         return self._digest.digest()

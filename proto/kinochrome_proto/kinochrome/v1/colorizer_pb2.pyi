@@ -178,7 +178,9 @@ class CreateJobRequest(_message.Message):
     film_size: _builtins.int
     """Bytes of the film, for the server to say at once if it has no room; 0 when that is not known."""
     priority: _builtins.int
-    """Jobs of higher priority are begun first and get more of the workers: -10 to 10."""
+    """Of an owner's jobs those of higher priority are begun first: -10 to 10. Other owners' turns come all the same. Jobs
+    below 0 get less of the workers.
+    """
     @_builtins.property
     def settings(self) -> Global___Settings:
         """How the film is to be coloured."""
@@ -965,19 +967,23 @@ class Progress(_message.Message):
 
     FRAMES_FIELD_NUMBER: _builtins.int
     FRAMES_EXPECTED_FIELD_NUMBER: _builtins.int
+    AHEAD_FIELD_NUMBER: _builtins.int
     frames: _builtins.int
     """Frames coloured so far."""
     frames_expected: _builtins.int
     """Frames that the film says it has; 0 when it does not say."""
+    ahead: _builtins.int
+    """Of a Colorize call whose film is here and waits: jobs that will be begun before it; 0 once it is running."""
     def __init__(
         self,
         *,
         frames: _builtins.int = ...,
         frames_expected: _builtins.int = ...,
+        ahead: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames", "frames_expected", b"frames_expected"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead", b"ahead", "frames", b"frames", "frames_expected", b"frames_expected"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
