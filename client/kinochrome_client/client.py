@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,8 @@ from .transfer import Transfer, watch
 from .unfinished import Record, Unfinished
 
 PATIENCE_S = 300.0
+DROP_S = 10.0
+"""What is waited for the removal of a job whose film is here: it would go by itself, but hold its place till then."""
 MAX_SETTINGS = 3_000_000  # bytes: servers take messages of 4 MiB
 
 StrPath = str | PathLike[str]
@@ -346,9 +348,11 @@ class AsyncClient:
         return Coloured(folder.out, record.frames, record.size, record.sha256, record.job_id)
 
     async def _drop(self, job_id: str) -> None:
-        """Remove a job if the server is there; it goes by itself some day."""
+        """Remove a job if the server can be reached within DROP_S; it goes by itself some day."""
         if job_id:
-            await self._line.try_once(self._line.stub.DeleteJob, wire.DeleteJobRequest(job_id=job_id))
+            with suppress(errors.KinochromeError, TimeoutError):
+                async with asyncio.timeout(DROP_S):
+                    await self._line.ask(self._line.stub.DeleteJob, wire.DeleteJobRequest(job_id=job_id))
 
 
 def _complete(settings: wire.Settings | None, out: Path) -> wire.Settings:

@@ -93,13 +93,6 @@ class Line:
                 self.well(patience)
                 return answer
 
-    async def try_once(self, call: _Call[Answer], request: Any) -> Answer | None:
-        """The same, for what is not worth waiting for: None when it fails."""
-        try:
-            return await call(request, timeout=ANSWER_S, metadata=self.access.metadata)
-        except grpc.RpcError:
-            return None
-
     def _tell(self, trouble: str) -> None:
         if trouble != self._trouble:
             self._trouble = trouble

@@ -83,7 +83,7 @@ def interrupted(server: FakeServer, film: Path, out: Path, number: int = signal.
 def test_a_film_is_coloured_there_and_that_is_said(server: FakeServer, film: Path, out: Path) -> None:
     done = command.run("colorize", film, "-o", out, "--server", server.address)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{out}: 400 frames, ")
+    assert done.stdout.startswith(f"{out}: 400 frames")
     assert "engine paint" in done.stderr and "warning: something to know" in done.stderr
     assert is_right(out, film, server)
 

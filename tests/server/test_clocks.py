@@ -69,8 +69,8 @@ def test_a_clock_that_jumps_back_carries_on(bframes: str, out: str, tmp_path: Pa
     jumps = [text for text in said if "its clock jumps back after" in text and "times carry on from there" in text]
     assert len(jumps) == 2
     # The transport stream's packet counters jump at each join, so the frame before it may have lost its end.
-    marked = [text for text in said if ": 1 frames at " in text and "marked as damaged" in text]
-    assert len(marked) == 2
+    marked = [text for text in said if "marked as damaged" in text]
+    assert sum(int(text.partition(" frames at ")[0].rpartition(" ")[2]) for text in marked) == 2
     assert not [text for text in said if text not in jumps + marked and "milliseconds" not in text]
     steps = [b - a for a, b in pairwise(times)]
     assert all(abs(step - Fraction(1, 24)) < MS for place, step in enumerate(steps) if place % 72 != 71)

@@ -297,7 +297,7 @@ def test_a_film_is_cut_at_keyframes_into_segments_of_some_length(tmp_path: Path)
     source = FileSource(film)
     with Film(source, probe(source)) as opened:
         segments = list(opened.segments(tmp_path.joinpath, lenient=False, warn=print))
-    assert [segment.packets for segment in segments] == [30, 100, 70]
+    assert [segment.packets for segment in segments] == [30, 30, 100, 40]
     for segment in segments:
         with segment.file.open("rb") as file:
             packets = list(read_packets(file))
@@ -306,7 +306,7 @@ def test_a_film_is_cut_at_keyframes_into_segments_of_some_length(tmp_path: Path)
         before = [packet for packet in packets if packet.role == Role.BEFORE]
         after = [packet for packet in packets if packet.role == Role.AFTER]
         assert len(before) == (20 if segment.index else 0)  # from the last keyframe that lies WARM_UP before
-        assert len(after) == (LOOK_AHEAD if segment.index < 2 else 0)
+        assert len(after) == (LOOK_AHEAD if segment.index < 3 else 0)
 
 
 def test_cancelling_stops_the_run(tmp_path: Path) -> None:
