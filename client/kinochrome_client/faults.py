@@ -32,6 +32,8 @@ _STRANGE = {
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.UNKNOWN,
 }
+_TORN_HERE = "Internal error from Core"
+"""What gRPC's Python says, under code INTERNAL, of a stream whose line went down under it; no server says it."""
 _NOT_TRUSTED = ("CERTIFICATE_VERIFY_FAILED", "certificate signature failure", "Hostname Verification Check failed")
 _HUNG_UP = re.compile(r"failed to connect to all addresses.*: Socket closed$")
 _NO_TLS_THERE = "WRONG_VERSION_NUMBER"
@@ -78,7 +80,7 @@ def fault(server: str, error: grpc.RpcError) -> Fault:
     if code == grpc.StatusCode.UNIMPLEMENTED:
         return Fault(errors.ServerFailed(f"{server} is no Kinochrome server of this version: {details}"))
     failed = errors.ServerFailed(f"server {server} broke off: {code.name.lower()}, {details}")
-    return Fault(failed, code in _STRANGE, strange=True, answered=False)
+    return Fault(failed, code in _STRANGE, strange=details != _TORN_HERE, answered=False)
 
 
 def _no_line(server: str, details: str) -> Fault:
