@@ -11,7 +11,7 @@ CODE := proto trainer export server client tests benchmarks
 demo: .venv/server
 	$(BIN)/python -m benchmarks.demo $(if $(FILM),--film "$(FILM)")
 
-test: .venv/everything
+test: .venv/everything examples/node/node_modules
 	$(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
 
 check: .venv/everything
@@ -30,6 +30,10 @@ stubs: .venv/everything
 
 clean:
 	rm -rf .venv demo.mp4 demo.png
+
+# For the test of the client in another language, where Node is; without it that test is skipped, and says so.
+examples/node/node_modules: examples/node/package.json
+	-command -v npm >/dev/null && npm install --prefix examples/node --no-audit --no-fund --silent && touch $@
 
 # The environment grows: the demo needs no torch, so it does not wait for it.
 .venv/pip: constraints.txt
